@@ -1,0 +1,56 @@
+# Every target makes its own environment on first use; a machine needs Python 3.11+ and make.
+# Use another interpreter or folder with `make test PYTHON=python3.12 VENV=/somewhere/.venv`.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+# Workers are processes: two threads in each of two processes on two cores run ten times slower.
+export OMP_NUM_THREADS = 1
+
+# Shape annotations are checked at every call of the first pytest run. The hook and
+# torch.compile(fullgraph=True) exclude one another, so compile tests run without it.
+SHAPES := --jaxtyping-packages=common,flamingo,beartype.beartype
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --durations=5
+EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
+COMPILED := $(shell find tests -name 'test_compile*.py')
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check lint format parameters numbers
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP)  ## make the environment (repeated only when pyproject.toml changed)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+quickstart: $(STAMP)  ## train the tiny Flamingo end to end and write its report
+	$(BIN)/python scripts/quickstart.py
+
+test: check  ## everything that runs without a GPU: the fast part, then the slow tests
+	$(EAGER) -m "slow and not gpu"
+	$(if $(COMPILED),$(PYTEST) -m "not gpu" $(COMPILED))
+
+check: lint  ## the fast part: ruff, mypy, fast tests (at most 3 minutes on 2 cores)
+	$(EAGER) -m "not slow and not gpu"
+
+lint: $(STAMP)  ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+parameters: $(STAMP)  ## parameter table of every preset, per component
+	$(BIN)/python scripts/parameters.py
+
+numbers: $(STAMP)  ## sizes of files and functions, lines of the reading path
+	$(BIN)/python scripts/house_numbers.py

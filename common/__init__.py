@@ -1,0 +1,1 @@
+"""Shared rooms of FLARE and Flamingo: attention, layers, encoders, data, training, evaluation."""

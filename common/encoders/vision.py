@@ -1,0 +1,191 @@
+"""Vision encoder: any timm model by name, reduced to one sequence of tokens per image.
+
+The tokens are timm's `forward_features`: what the network holds after its last norm or activation
+and before any pooling, with class and register tokens dropped; convolutional maps are read row by
+row. The classifier is removed. Normalisation by mean and standard deviation happens inside, so a
+caller hands over plain pixels. Nothing is ever downloaded: weights are random or a local file.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+Colour = tuple[float, float, float]
+WEIGHTS_FILE = "vision.safetensors"
+DESCRIPTION_FILE = "vision.json"
+
+
+class VisionEncoder(nn.Module):
+    """A timm backbone as `pixels -> tokens`; `mean` and `std` are per channel, of pixels in 0..1.
+
+    Names of local weights are timm's own (`timm.create_model(name).state_dict()`); loading is
+    strict except that the classifier, which this module does not have, is left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        image_size: int,
+        model_options: Mapping[str, object],
+        mean: Colour,
+        std: Colour,
+        weights: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.image_size = image_size
+        self.model_options = dict(model_options)
+        # Plain numbers, not buffers: transformers builds models on the meta device and would
+        # leave a buffer that is not in the checkpoint uninitialised.
+        self.mean = mean
+        self.std = std
+        self.model = _create(name, image_size=image_size, options=self.model_options)
+        _give_every_parameter_a_dimension(self.model)
+        self.dim: int = self.model.num_features
+        self.num_tokens: int = _count_tokens(self.model, image_size=image_size)
+        if weights is not None:
+            _load(self.model, weights)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "VisionEncoder":
+        """The encoder that `save` wrote into a folder."""
+        description = read_description(folder)
+        return cls(**description, weights=folder / WEIGHTS_FILE)  # type: ignore[arg-type]  # JSON
+
+    def forward(
+        self, pixels: UInt8[Tensor, "b c y x"] | Float[Tensor, "b c y x"]
+    ) -> Float[Tensor, "b n d"]:
+        """Tokens of images whose pixels are bytes 0..255 or floats 0..1."""
+        features = self.model.forward_features(self._normalise(pixels))
+        if features.ndim == 3:
+            return features[:, self.model.num_prefix_tokens :]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return rearrange(features, "b y x d -> b (y x) d")
+        return rearrange(features, "b d y x -> b (y x) d")
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and description so that `from_folder` rebuilds the same encoder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {key: value.contiguous().cpu() for key, value in self.model.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE)
+        description = {
+            "name": self.name,
+            "image_size": self.image_size,
+            "model_options": self.model_options,
+            "mean": self.mean,
+            "std": self.std,
+        }
+        (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+
+    def _normalise(
+        self, pixels: UInt8[Tensor, "b c y x"] | Float[Tensor, "b c y x"]
+    ) -> Float[Tensor, "b c y x"]:
+        unit = 255.0 if pixels.dtype == torch.uint8 else 1.0
+        pixels = pixels.float()
+        # Channel by channel with Python numbers: no copy from host to device in a step.
+        channels = [
+            (pixels[:, index] - mean * unit) / (std * unit)
+            for index, (mean, std) in enumerate(zip(self.mean, self.std, strict=True))
+        ]
+        return torch.stack(channels, dim=1).to(next(self.model.parameters()).dtype)
+
+
+def read_description(folder: Path) -> dict[str, object]:
+    """The arguments of `VisionEncoder`, without weights, that `VisionEncoder.save` wrote."""
+    file = folder / DESCRIPTION_FILE
+    if not file.is_file():
+        raise UserError(f"no vision encoder in {folder}: {DESCRIPTION_FILE} is missing there")
+    description: dict[str, object] = json.loads(file.read_text())
+    for key in ("mean", "std"):
+        description[key] = tuple(description[key])  # type: ignore[arg-type]  # a list in JSON
+    return description
+
+
+def _create(name: str, *, image_size: int, options: Mapping[str, object]) -> Any:
+    """timm's model; its models share conventions, not a type."""
+    import timm  # noqa: PLC0415  # takes seconds; most of the code never needs it
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(f"timm has no model {name!r}; near names: {', '.join(close) or 'none'}")
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    size: dict[str, object] = {"img_size": image_size} if fixed else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **size, **options)
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"timm cannot build {name} with {dict(options)}: {error}") from error
+
+
+def _give_every_parameter_a_dimension(model: nn.Module) -> None:
+    """Reshapes scalars such as NFNet's `skipinit_gain` to (1,): sharding refuses shape ()."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 0:
+                module.register_parameter(name, nn.Parameter(parameter.detach().reshape(1)))
+
+
+def _count_tokens(model: Any, *, image_size: int) -> int:
+    """Tokens of one image, without running the model: it may live on the meta device."""
+    if hasattr(model, "num_prefix_tokens"):
+        rows, columns = model.patch_embed.grid_size
+        return int(rows * columns)
+    reduction = int(model.feature_info[-1]["reduction"])
+    if image_size % reduction:
+        raise UserError(
+            f"image size {image_size} is not a multiple of {reduction}, the stride of this encoder"
+        )
+    return (image_size // reduction) ** 2
+
+
+def _load(model: Any, file: Path) -> None:
+    expected = model.state_dict()
+    classifier = _classifier_names(model)
+    state = {
+        key: value.reshape(1) if key in expected and expected[key].shape == (1,) else value
+        for key, value in _read_state(file).items()
+        if not key.startswith(classifier)
+    }
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(
+            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected.keys() & state.keys()
+            if state[key].shape != expected[key].shape
+        ),
+    }
+    found = [f"{kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise UserError(f"{file} does not fit this vision encoder; {'; '.join(found)}")
+    model.load_state_dict(state)
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise UserError(f"vision weights {file} do not exist; give a safetensors or .pth file")
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
+
+
+def _classifier_names(model: Any) -> tuple[str, ...]:
+    """Prefixes of the classifier's parameters in a full timm checkpoint."""
+    names: str | tuple[str, ...] = model.pretrained_cfg["classifier"]
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+def _shorten(keys: list[str], *, shown: int = 5) -> str:
+    rest = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(keys[:shown]) + rest

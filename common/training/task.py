@@ -1,0 +1,155 @@
+"""What the training loop asks of a model: the protocols `Source` (data) and `Task` (model + objective).
+
+The loop knows no model and no data set. A task builds the model, names its data sources, says what
+is trainable and turns a batch into *sums* of losses; the loop owns everything else: order of data,
+precision, ranks, accumulation, division by counts, clipping, the optimizer, checkpoints, metrics.
+A task is single-device code: it never asks for its rank, it never divides by a number of tokens,
+and it never moves a batch. Implementations match by shape; nothing is inherited.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+# Rows of one rank -> rows of all ranks, in rank order, differentiable; the identity on one process.
+Gather = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Example(Protocol):
+    """One training example, before it is put into a batch."""
+
+    @property
+    def key(self) -> str:
+        """The sample's id; a digest of all keys in order is logged and proves what was read."""
+        ...
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Several examples as tensors, best a frozen dataclass."""
+
+    @property
+    def keys(self) -> list[str]:
+        """The ids of the examples, in order."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device; the loop calls it just before the forward pass."""
+        ...
+
+
+ExampleT = TypeVar("ExampleT", bound=Example)
+BatchT = TypeVar("BatchT", bound=Batch)
+BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+@runtime_checkable
+class Source(Protocol[ExampleT, BatchT_co]):
+    """Training data with random access.
+
+    Update t reads the positions t * batch_size ... (t + 1) * batch_size - 1, divided over
+    micro-batches and ranks. Positions grow without end: the source itself maps a position to an
+    epoch, a shuffled index and the seed of its augmentations. Whatever changes during training
+    (augmentation switched off after some updates) is a function of `position // batch_size`, so
+    that a resumed run sees the very same example without any state of the data being stored.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of one optimizer update, over all ranks and micro-batches."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """Factor of this source's mean losses in the loss of the update."""
+        ...
+
+    def example(self, position: int) -> ExampleT:
+        """The example at a position: a pure function, called in any process in any order."""
+        ...
+
+    def collate(self, examples: Sequence[ExampleT]) -> BatchT_co:
+        """Put examples together; the batch lies on the CPU."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Trainable parameters that share one decoupled weight decay."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    weight_decay: float
+
+
+@runtime_checkable
+class Task(Protocol[ModelT, BatchT]):
+    """A model, its objective and its data, ready to be trained.
+
+    The model handed to the methods is always the bare model of `build_model`, never a wrapper of
+    a parallel engine, so any of its methods may be called.
+    """
+
+    def build_model(self) -> ModelT:
+        """The model, on the CPU, what is frozen frozen (`requires_grad=False`).
+
+        The loop seeds all random number generators first. A frozen part that must stay in
+        evaluation mode (dropout, batch norm) overrides its own `train()`.
+        """
+        ...
+
+    # The examples' type differs between the sources of one task and matters to none but the source.
+    def sources(self) -> Mapping[str, Source[Any, BatchT]]:
+        """The data sets of one update by name; every update reads from all of them."""
+        ...
+
+    def parameter_groups(self, model: ModelT) -> list[ParameterGroup]:
+        """Every trainable parameter in exactly one group; frozen ones in none."""
+        ...
+
+    def counts(self, source: str, batch: BatchT) -> Mapping[str, int]:
+        """Number of targets per loss term, on the CPU batch, known before the forward pass."""
+        ...
+
+    def losses(
+        self, model: ModelT, source: str, batch: BatchT, *, gather: Gather
+    ) -> Mapping[str, Tensor]:
+        """Differentiable SUM per loss term, same names as `counts`; the loop alone divides.
+
+        `gather` collects rows of all ranks for contrastive terms; each rank sums its own rows.
+        """
+        ...
+
+    def flops(self, model: ModelT, source: str, batch: BatchT) -> float:
+        """Useful floating-point operations of forward and backward over this batch.
+
+        4 N per token through N frozen parameters that gradients must cross (2 forward, 2 back),
+        2 N where none cross, 6 N through trained ones; attention on top.
+        """
+        ...
+
+    def tokens(self, batch: BatchT) -> int:
+        """Tokens of the batch, for throughput; padding is not counted."""
+        ...
+
+    def monitor(self, model: ModelT) -> dict[str, float]:
+        """Cheap figures for logging steps, e.g. {"gate/3/attention": 0.12}; group before the /."""
+        ...
+
+    def validate(self, model: ModelT) -> dict[str, float]:
+        """Figures on held-out data; `validation/perplexity` drives the optional early stop."""
+        ...
+
+    def samples(self, model: ModelT) -> list[str]:
+        """A few generations as text, prompt included, for a reader's eye; may be empty."""
+        ...
+
+    def export(self, model: ModelT, folder: Path) -> None:
+        """Write the finished model in its own public format (`save_pretrained`)."""
+        ...

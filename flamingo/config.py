@@ -1,0 +1,97 @@
+"""Configuration of a Flamingo: vision encoder, language model and the bridge between them.
+
+The defaults of the bridge are the paper's (arXiv 2204.14198, sections 2 and A.1). The language
+model is described by any Hugging Face causal LM configuration and keeps its own class and keys.
+"""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+NUM_NEW_TOKENS = 2  # <image> and <|endofchunk|>, in this order, right after the LM's own vocabulary
+
+# The statistics of CLIP's pre-training images; ImageNet's for timm's NFNets. Values from timm.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@strict
+class FlamingoVisionConfig(PreTrainedConfig):
+    """A timm model by name: `dm_nfnet_f6` as in the paper, or any CLIP ViT."""
+
+    model_type = "flamingo_vision"
+    base_config_key = "vision_config"
+
+    name: str = "dm_nfnet_f6"
+    image_size: int = 224
+    model_options: dict[str, Any] | None = None  # handed to `timm.create_model`
+    image_mean: list[float] | tuple[float, ...] = IMAGENET_MEAN
+    image_std: list[float] | tuple[float, ...] = IMAGENET_STD
+
+
+@strict
+class FlamingoConfig(PreTrainedConfig):
+    """The whole model. `text_config` is any Hugging Face causal LM's configuration."""
+
+    model_type = "flamingo"
+    sub_configs = {"vision_config": FlamingoVisionConfig, "text_config": AutoConfig}  # noqa: RUF012 - transformers' own class attribute
+
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+
+    media_dim: int = 1536  # width of the resampler and of the keys' and values' input
+    num_latents: int = 64
+    resampler_layers: int = 6
+    resampler_heads: int = 16
+    resampler_head_dim: int = 96
+    resampler_feed_forward_dim: int = 6144
+    num_frames: int = 8  # frames of a video in training; time embeddings are interpolated for more
+
+    cross_attention_interval: int = 1  # a gated block before LM block i when i % interval == 0
+    cross_attention_head_dim: int = 128
+    cross_attention_feed_forward_dim: int = 4096
+    media_attention: Literal["own", "previous"] = "own"
+    attention_backend: Literal["auto", "reference", "sdpa", "flex"] = "auto"
+
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False  # the language model ties its own
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.vision_config = _as_config(self.vision_config, FlamingoVisionConfig.model_type)
+        self.text_config = _as_config(self.text_config, "llama")
+        super().__post_init__(**kwargs)
+        width, head = self.text_config.hidden_size, self.cross_attention_head_dim
+        if width % head:
+            raise ValueError(
+                f"cross_attention_head_dim={head} does not divide the LM's width {width}"
+            )
+        if self.cross_attention_interval < 1:
+            raise ValueError(f"{self.cross_attention_interval=} must be at least 1")
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of `<image>`: the first one after the language model's vocabulary."""
+        return self.text_config.vocab_size
+
+    @property
+    def end_of_chunk_token_id(self) -> int:
+        """Id of `<|endofchunk|>`, which ends the text of an image."""
+        return self.text_config.vocab_size + 1
+
+    @property
+    def num_cross_attention_layers(self) -> int:
+        """ceil(L / interval): 12 for 80 layers at every 7th."""
+        return -(-self.text_config.num_hidden_layers // self.cross_attention_interval)
+
+
+def _as_config(
+    config: dict[str, Any] | PreTrainedConfig | None, default_type: str
+) -> PreTrainedConfig:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    fields = dict(config or {})
+    model_type = fields.pop("model_type", default_type)
+    if model_type == FlamingoVisionConfig.model_type:
+        return FlamingoVisionConfig(**fields)
+    return AutoConfig.for_model(model_type, **fields)

@@ -1,0 +1,134 @@
+"""A frozen Hugging Face language model that hands media to gated blocks, its code untouched.
+
+Forward hooks on its layers take the media of the call and let the gated block of that layer act on
+the hidden states first. Media travel as a keyword argument, which most families hand on to every
+layer. Families that do not (MPT, GPT-J, Falcon) are reached through a context variable that is set
+for the duration of one call only: no module ever holds state, and calls may nest or interleave.
+"""
+
+import inspect
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from common.attention.masks import causal, same_document
+from flamingo.gated_cross_attention import GatedCrossAttentionBlock
+from flamingo.media import Media
+
+MEDIA_ARGUMENT = "flamingo_media"
+
+_media_of_this_call: ContextVar[Media | None] = ContextVar("media_of_this_call", default=None)
+
+
+def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The causal LM of a configuration, with random weights."""
+    return AutoModelForCausalLM.from_config(config)
+
+
+def decoder_layers(language_model: PreTrainedModel) -> nn.ModuleList:
+    """The list of a causal LM's layers, whatever its family calls it."""
+    expected = language_model.config.num_hidden_layers
+    for module in language_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == expected:
+            return module
+    family = type(language_model).__name__
+    raise ValueError(f"{family} has no list of {expected} layers; it cannot be conditioned")
+
+
+def condition(
+    language_model: PreTrainedModel, blocks: Mapping[int, GatedCrossAttentionBlock]
+) -> None:
+    """Lets `blocks[i]` act on the hidden states that enter layer i, when a call brings media."""
+    for index, layer in enumerate(decoder_layers(language_model)):
+        # A partial, unlike a closure, is followed by copy.deepcopy: a copy meets its own blocks.
+        layer.register_forward_pre_hook(partial(_add_media, blocks.get(index)), with_kwargs=True)
+
+
+def extend_vocabulary(language_model: PreTrainedModel, new_outputs: nn.Linear) -> None:
+    """Appends the logits of the new tokens to those of the frozen output layer."""
+    head = language_model.get_output_embeddings()
+    head.register_forward_hook(partial(_append_logits, new_outputs))
+
+
+def run(language_model: PreTrainedModel, media: Media, **inputs: Any) -> Any:
+    """One call of the language model with media; raises when its layers did not receive them."""
+    token = _media_of_this_call.set(media)
+    try:
+        outputs = language_model(**inputs, **{MEDIA_ARGUMENT: media})
+    finally:
+        _media_of_this_call.reset(token)
+    if not media.visited:
+        raise RuntimeError(f"{type(language_model).__name__} never met its gated blocks")
+    return outputs
+
+
+def packing_arguments(
+    language_model: PreTrainedModel, documents: Int[Tensor, "b s"]
+) -> dict[str, Tensor]:
+    """What keeps packed documents apart in the language model's own attention.
+
+    Positions start again at 0 in every document, where the family has position ids (MPT's are a
+    bias by distance). A mask says the rest, since not every family (OPT) reads the documents from
+    the positions. Only where a mask cannot do - a sliding window, a fused backend - positions do.
+    """
+    batch, length = documents.shape
+    config = language_model.config
+    arguments = {}
+    if "position_ids" in inspect.signature(language_model.forward).parameters:
+        arguments["position_ids"] = positions_in_documents(documents)
+    window = config.sliding_window if hasattr(config, "sliding_window") else None
+    if (window or length) < length or config._attn_implementation not in ("eager", "sdpa"):
+        return arguments
+    mask = causal() & same_document(documents, documents)
+    allowed = mask.dense(batch=batch, num_queries=length, num_keys=length, device=documents.device)
+    bias = torch.zeros_like(allowed, dtype=language_model.dtype)
+    hidden = torch.finfo(language_model.dtype).min
+    return arguments | {"attention_mask": bias.masked_fill(~allowed, hidden)}
+
+
+def positions_in_documents(documents: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+    """Place of each token in its document. `0 0 0 1 1` -> `0 1 2 0 1`"""
+    place = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return place - torch.where(starts, place, 0).cummax(-1).values
+
+
+def embed(
+    language_model: PreTrainedModel, new_inputs: nn.Embedding, ids: Int[Tensor, "b s"]
+) -> Float[Tensor, "b s d"]:
+    """Frozen rows for the language model's own tokens, trainable rows for the new ones."""
+    first_new = language_model.config.vocab_size
+    is_new = ids >= first_new
+    own = language_model.get_input_embeddings()(ids.masked_fill(is_new, 0))
+    new = new_inputs((ids - first_new).clamp(min=0))
+    return torch.where(is_new[..., None], new.to(own.dtype), own)
+
+
+def _add_media(
+    block: GatedCrossAttentionBlock | None,
+    layer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    media = kwargs.pop(MEDIA_ARGUMENT, None) or _media_of_this_call.get()
+    if media is None or block is None:
+        return args, kwargs
+    media.visited.append(block.layer)
+    if args:
+        return (block(args[0], media), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": block(kwargs["hidden_states"], media)}
+
+
+def _append_logits(
+    new_outputs: nn.Linear, head: nn.Module, args: tuple[Any, ...], logits: Float[Tensor, "b s v"]
+) -> Float[Tensor, "b s u"]:
+    hidden = args[0].to(new_outputs.weight.dtype)
+    return torch.cat([logits, F.linear(hidden, new_outputs.weight).to(logits.dtype)], dim=-1)

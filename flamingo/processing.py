@@ -1,0 +1,168 @@
+"""From pictures and words to tensors: the processor of Flamingo.
+
+A document is a sequence of parts, text or picture. Its text is tokenised so that it can never yield
+`<image>`, `<|endofchunk|>` or any other control token, whatever a web page or a user wrote; media
+tokens are inserted as ids. `processor(text=..., images=...)` reads `<image>` in a prompt that the
+developer wrote, as transformers' processors do; chat messages are sanitised by default.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
+
+from common.errors import UserError
+from flamingo.media import check_image_counts
+
+IMAGE_TOKEN, END_OF_CHUNK_TOKEN = "<image>", "<|endofchunk|>"
+
+Picture = np.ndarray | Image.Image
+Part = str | Picture
+
+# A user's turn: its pictures and its words; an assistant's turn ends its chunk.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|endofchunk|>' if message['role'] == 'assistant' else '' }}"
+    "{% endfor %}"
+)
+
+
+class FlamingoProcessor(ProcessorMixin):
+    """Image processor, tokenizer and the rules that join them."""
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.image_token, self.end_of_chunk_token = IMAGE_TOKEN, END_OF_CHUNK_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.end_of_chunk_token_id = tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @classmethod
+    def from_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerBase, *, vocab_size: int, image_size: int
+    ) -> "FlamingoProcessor":
+        """A processor for a language model of `vocab_size` rows; adds the new tokens after them.
+
+        Many checkpoints have more rows than their tokenizer has tokens; the gap is filled with
+        reserved tokens, so that the new ones get the ids vocab_size and vocab_size + 1.
+        """
+        if len(tokenizer) > vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens but the language model {vocab_size} "
+                "rows; give the tokenizer that the language model was trained with"
+            )
+        reserved = [f"<|reserved_{i}|>" for i in range(len(tokenizer), vocab_size)]
+        tokenizer.add_tokens([*reserved, IMAGE_TOKEN, END_OF_CHUNK_TOKEN], special_tokens=True)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+        image_processor = CLIPImageProcessor(
+            size={"shortest_edge": image_size},
+            crop_size={"height": image_size, "width": image_size},
+            do_rescale=False,  # the model takes bytes and normalises on its own device
+            do_normalize=False,
+        )
+        return cls(image_processor, tokenizer)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of untrusted text: it cannot spell a control token."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+
+    def encode_document(self, parts: Sequence[Part], *, closed: bool) -> list[int]:
+        """Ids of a document: a chunk ends before each picture but the first, and at the end.
+
+        `[p, "a", p, "b"]` -> `<s> <image> a <|endofchunk|> <image> b <|endofchunk|>`; with
+        `closed=False`, as for a prompt to be continued, the last `<|endofchunk|>` is left out.
+        """
+        bos = self.tokenizer.bos_token_id
+        ids = [] if bos is None else [bos]
+        num_images = 0
+        for part in parts:
+            if isinstance(part, str):
+                ids += self.encode_text(part)
+                continue
+            if num_images:
+                ids.append(self.end_of_chunk_token_id)
+            ids.append(self.image_token_id)
+            num_images += 1
+        return [*ids, self.end_of_chunk_token_id] if closed else ids
+
+    def encode_pictures(self, pictures: Sequence[Picture]) -> UInt8[Tensor, "m c y x"]:
+        """Pictures resized and cropped, as bytes."""
+        pixels = self.image_processor(list(pictures), return_tensors="pt", **_layout(pictures))
+        return pixels["pixel_values"].to(torch.uint8)
+
+    def prompts(self, documents: Sequence[Sequence[Part]]) -> BatchFeature:
+        """Left-padded inputs of `generate` that continue each document."""
+        rows = [self.encode_document(parts, closed=False) for parts in documents]
+        padded = self.tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
+        pictures = [[part for part in parts if not isinstance(part, str)] for parts in documents]
+        return BatchFeature({**padded, **self._grid(pictures)})
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Inputs of the model for prompts in which `<image>` marks the place of each picture."""
+        pictures = _flat(images)
+        features = super().__call__(images=pictures or None, text=text, **kwargs)
+        if not pictures or "input_ids" not in features:
+            return features
+        rows = features["input_ids"]
+        rows = rows if torch.is_tensor(rows) else [torch.as_tensor(row) for row in rows]
+        tags = torch.stack([(row == self.image_token_id).sum() for row in rows])
+        if int(tags.sum()) != len(pictures):
+            check_image_counts(tags.sum()[None], torch.tensor([len(pictures)]), ["of this call"])
+        return BatchFeature({**features, **_regroup(features["pixel_values"], tags)})
+
+    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+        """One tag stands for a picture; it is not expanded."""
+        return self.image_token
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but what people wrote cannot spell a control token by default."""
+        if kwargs.get("tokenize"):
+            kwargs.setdefault("sanitize_control_tokens", True)
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def _grid(self, pictures: Sequence[Sequence[Picture]]) -> dict[str, Tensor]:
+        flat = [picture for row in pictures for picture in row]
+        if not flat:
+            return {}
+        counts = torch.tensor([len(row) for row in pictures])
+        return _regroup(self.encode_pictures(flat), counts)
+
+
+def _regroup(pixels: Tensor, counts: Int[Tensor, " b"]) -> dict[str, Tensor]:
+    """One flat list of pictures as a grid of rows, zeros where a row has fewer."""
+    grid = pixels.new_zeros(len(counts), max(int(counts.max()), 1), *pixels.shape[1:])
+    for row, pictures in zip(grid, pixels.split(counts.tolist()), strict=True):
+        row[: len(pictures)] = pictures
+    return {"pixel_values": grid, "num_images": counts}
+
+
+def _flat(images: Any) -> list[Picture]:
+    if images is None:
+        return []
+    if isinstance(images, Sequence) and not isinstance(images, str):
+        return [picture for part in images for picture in _flat(part)]
+    return [images]
+
+
+def _layout(pictures: Sequence[Picture]) -> dict[str, str]:
+    """Arrays are (y, x, c); said aloud, since a tiny picture's layout cannot be guessed."""
+    is_array = isinstance(pictures[0], np.ndarray)
+    return {"input_data_format": "channels_last"} if is_array else {}
