@@ -26,8 +26,13 @@ class FlamingoVisionConfig(PreTrainedConfig):
     name: str = "dm_nfnet_f6"
     image_size: int = 224
     model_options: dict[str, Any] | None = None  # handed to `timm.create_model`
-    image_mean: list[float] | tuple[float, ...] = IMAGENET_MEAN
-    image_std: list[float] | tuple[float, ...] = IMAGENET_STD
+    # Per channel, of pixels in 0..1; a list when read from JSON.
+    image_mean: Any = IMAGENET_MEAN
+    image_std: Any = IMAGENET_STD
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
+        super().__post_init__(**kwargs)
 
 
 @strict
@@ -37,8 +42,9 @@ class FlamingoConfig(PreTrainedConfig):
     model_type = "flamingo"
     sub_configs = {"vision_config": FlamingoVisionConfig, "text_config": AutoConfig}  # noqa: RUF012 - transformers' own class attribute
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Configurations, or their fields; `__post_init__` makes configurations of both.
+    vision_config: Any = None
+    text_config: Any = None
 
     media_dim: int = 1536  # width of the resampler and of the keys' and values' input
     num_latents: int = 64
@@ -72,17 +78,17 @@ class FlamingoConfig(PreTrainedConfig):
     @property
     def image_token_id(self) -> int:
         """Id of `<image>`: the first one after the language model's vocabulary."""
-        return self.text_config.vocab_size
+        return int(self.text_config.vocab_size)
 
     @property
     def end_of_chunk_token_id(self) -> int:
         """Id of `<|endofchunk|>`, which ends the text of an image."""
-        return self.text_config.vocab_size + 1
+        return self.image_token_id + 1
 
     @property
     def num_cross_attention_layers(self) -> int:
         """ceil(L / interval): 12 for 80 layers at every 7th."""
-        return -(-self.text_config.num_hidden_layers // self.cross_attention_interval)
+        return -int(-self.text_config.num_hidden_layers // self.cross_attention_interval)
 
 
 def _as_config(

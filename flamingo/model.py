@@ -5,7 +5,7 @@ are the resampler, the gated cross-attention blocks and the rows of the two new 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -20,7 +20,7 @@ from common.attention.cache import MediaCache
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
 from flamingo import language_model as lm
-from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig
+from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig, FlamingoVisionConfig
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.media import Media, check_image_counts, first_item, previous_item
 from flamingo.resampler import PerceiverResampler
@@ -54,7 +54,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: FlamingoConfig) -> None:
         super().__init__(config)
         text = config.text_config
-        self.vision_encoder = _build_vision_encoder(config)
+        self.vision_encoder = build_vision_encoder(config.vision_config)
         self.resampler = _build_resampler(config, input_dim=self.vision_encoder.dim)
         self.gated_cross_attention = nn.ModuleList(
             GatedCrossAttentionBlock(
@@ -79,10 +79,15 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _adopt(self, language_model: PreTrainedModel) -> None:
         """Takes in a language model, frozen, and lets its layers meet the gated blocks."""
         self.language_model = language_model
-        lm.condition(language_model, {b.layer: b for b in self.gated_cross_attention})
+        lm.condition(language_model, {block.layer: block for block in self.gated_blocks})
         lm.extend_vocabulary(language_model, self.new_outputs)
         self.language_model.requires_grad_(False)
         self.vision_encoder.requires_grad_(False)
+
+    @property
+    def gated_blocks(self) -> list[GatedCrossAttentionBlock]:
+        """The gated blocks in the order of the language model's layers."""
+        return [cast(GatedCrossAttentionBlock, block) for block in self.gated_cross_attention]
 
     @classmethod
     def from_backbones(
@@ -308,17 +313,19 @@ def _after_cached_items(item: Int[Tensor, "b s"], cache: MediaCache | None) -> I
     return item + cache.items_so_far[:, None]
 
 
-def _build_vision_encoder(config: FlamingoConfig) -> VisionEncoder:
-    vision = config.vision_config
+def build_vision_encoder(vision: FlamingoVisionConfig) -> VisionEncoder:
+    """The encoder that a configuration describes, with timm's random weights."""
     encoder = VisionEncoder(
         name=vision.name,
         image_size=vision.image_size,
         model_options=vision.model_options or {},
-        mean=tuple(vision.image_mean),
-        std=tuple(vision.image_std),
+        mean=vision.image_mean,
+        std=vision.image_std,
     )
     for module in encoder.modules():
-        module._is_hf_initialized = True  # timm has initialised it; transformers must not again
+        module.__dict__["_is_hf_initialized"] = (
+            True  # timm has initialised it; transformers must not again
+        )
     return encoder
 
 

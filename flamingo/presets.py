@@ -155,4 +155,4 @@ def count_parameters(config: FlamingoConfig) -> dict[str, int]:
 
 
 def _llama(*, model_type: str = "llama", **shape: int | float) -> dict[str, int | float | str]:
-    return {"model_type": model_type, "head_dim": 128, "tie_word_embeddings": False} | shape
+    return {"model_type": model_type, "head_dim": 128, "tie_word_embeddings": False, **shape}

@@ -42,7 +42,7 @@ class FlamingoProcessor(ProcessorMixin):
     def __init__(
         self,
         image_processor: Any = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: Any = None,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:

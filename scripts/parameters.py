@@ -1,7 +1,7 @@
 """Prints the parameters of every preset, per component, counted on the meta device.
 
-    python scripts/parameters.py                 all presets
-    python scripts/parameters.py flamingo_80b    one of them
+python scripts/parameters.py                 all presets
+python scripts/parameters.py flamingo_80b    one of them
 """
 
 import sys
@@ -17,9 +17,7 @@ def main() -> int:
     names = sys.argv[1:] or list(PRESETS)
     unknown = [name for name in names if name not in PRESETS]
     if unknown:
-        print(
-            f"error: no preset {unknown[0]!r}; presets are {', '.join(PRESETS)}", file=sys.stderr
-        )
+        print(f"error: no preset {unknown[0]!r}; presets are {', '.join(PRESETS)}", file=sys.stderr)
         return 2
     counts = {name: count_parameters(PRESETS[name]()) for name in names}
     table = Table("component", *names)

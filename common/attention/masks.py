@@ -22,6 +22,7 @@ Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Mask:
     """A rule over integer index tensors (batch, query, key) that broadcast; True = may attend.
 
+    Write rules as lambdas: FlexAttention traces them, and cannot trace run-time type checks.
     `lower_triangle` says that the rule is exactly `key <= query`, for kernels that know this case.
     """
 
@@ -86,8 +87,8 @@ def media_span(
     items: 111100.
     """
 
-    def rule(b: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        item = k // tokens_per_item + 1
-        return (first[b, q] <= item) & (item <= last[b, q])
-
-    return Mask(rule=rule)
+    return Mask(
+        rule=lambda b, q, k: (
+            (first[b, q] <= k // tokens_per_item + 1) & (k // tokens_per_item + 1 <= last[b, q])
+        )
+    )

@@ -17,10 +17,6 @@ from torch import Tensor
 from common.attention.attend import Backend, attend
 from common.attention.masks import media_span
 
-TILE_SIZE = (
-    64  # Tokens that share one copy of an item's keys: smaller copies more, larger pads more.
-)
-
 
 def attend_own_media(
     q: Float[Tensor, "b h s e"],
@@ -84,13 +80,19 @@ def _attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, *, item: Tensor, backend: 
     tokens = rearrange(q, "b h s e -> (b s) h e")
     slots = _Regroup.apply(tokens, *to_slots)
     queries = rearrange(slots, "(r t) h e -> r h t e", t=tiles.size)
-    keys = rearrange(k, "b m g n e -> (b m) g n e").index_select(0, tiles.item_of_tile)
-    values = rearrange(v, "b m g n e -> (b m) g n e").index_select(0, tiles.item_of_tile)
+    keys = _latents_of_tiles(k, tiles.item_of_tile)
+    values = _latents_of_tiles(v, tiles.item_of_tile)
 
     attended = attend(queries, keys, values, backend=backend)
     slots = rearrange(attended, "r h t e -> (r t) h e")
     tokens = _Regroup.apply(slots, *reversed(to_slots))
     return rearrange(tokens, "(b s) h e -> b h s e", b=q.shape[0])
+
+
+def _latents_of_tiles(x: Float[Tensor, "b m g n e"], item_of_tile: Int[Tensor, " r"]) -> Tensor:
+    # Heads inside, as projections and kernels lay them out: the gradient's additions stay dense.
+    items = rearrange(x, "b m g n e -> (b m) n g e")
+    return rearrange(items.index_select(0, item_of_tile), "r n g e -> r g n e")
 
 
 class _Regroup(torch.autograd.Function):
@@ -125,7 +127,7 @@ class _Tiles:
 
 def _cut_into_tiles(item: Int[Tensor, "b s"], *, num_items: int) -> _Tiles:
     device, num_tokens, num_segments = item.device, item.numel(), item.shape[0] * num_items
-    size = min(TILE_SIZE, item.shape[1])
+    size = _tile_size(item.shape[1], num_items=num_items)
 
     # A segment is one item of one row; tokens without media form one more, behind the others.
     first_segment = torch.arange(item.shape[0], device=device)[:, None] * num_items
@@ -154,6 +156,17 @@ def _cut_into_tiles(item: Int[Tensor, "b s"], *, num_items: int) -> _Tiles:
         token_of_slot=token_of_slot,
         slot_of_token=slot_of_token,
     )
+
+
+def _tile_size(length: int, *, num_items: int) -> int:
+    """Tokens that share one copy of an item's latents: fewer copy more, more pad more.
+
+    About half an average segment, so that padding is at most half of the tokens for few items.
+    Depends on sizes alone: where the tokens of other items stand must change no bit.
+    """
+    half_segment = length // (2 * num_items)
+    power_of_two = 2 ** max(half_segment.bit_length() - 1, 0)
+    return min(length, max(64, min(power_of_two, 256)))
 
 
 def _num_tiles(tile_end: Int[Tensor, " k"], *, num_tokens: int, size: int) -> int:

@@ -1,7 +1,7 @@
 """The strings around an image's text, in training and in evaluation: OpenFlamingo's `Output:` for
-captions and bare answers, `Question: ... Short answer:` for questions. A prompt ends where the answer
-begins, and the answer starts with a space, so the tokens of a prompt are a prefix of the tokens of the
-completed text."""
+captions and bare answers, `Question: ... Short answer:` for questions. A prompt ends where the
+answer begins, and the answer starts with a space, so the tokens of a prompt are a prefix of the
+tokens of the completed text."""
 
 OUTPUT_PROMPT = "Output:"
 

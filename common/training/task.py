@@ -1,4 +1,4 @@
-"""What the training loop asks of a model: the protocols `Source` (data) and `Task` (model + objective).
+"""What the training loop asks of a model: the protocols `Source` (data) and `Task` (the rest).
 
 The loop knows no model and no data set. A task builds the model, names its data sources, says what
 is trainable and turns a batch into *sums* of losses; the loop owns everything else: order of data,
@@ -47,6 +47,8 @@ ExampleT = TypeVar("ExampleT", bound=Example)
 BatchT = TypeVar("BatchT", bound=Batch)
 BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
 ModelT = TypeVar("ModelT", bound=nn.Module)
+BatchT_contra = TypeVar("BatchT_contra", bound=Batch, contravariant=True)
+ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
 
 
 @runtime_checkable
@@ -89,8 +91,59 @@ class ParameterGroup:
 
 
 @runtime_checkable
-class Task(Protocol[ModelT, BatchT]):
-    """A model, its objective and its data, ready to be trained.
+class Objective(Protocol[ModelT_contra, BatchT_contra]):
+    """From a batch to sums of losses, with the figures to divide and to judge them by."""
+
+    def counts(self, source: str, batch: BatchT_contra) -> Mapping[str, int]:
+        """Number of targets per loss term, on the CPU batch, known before the forward pass."""
+        ...
+
+    def losses(
+        self, model: ModelT_contra, source: str, batch: BatchT_contra, *, gather: Gather
+    ) -> Mapping[str, Tensor]:
+        """Differentiable SUM per loss term, same names as `counts`; the loop alone divides.
+
+        `gather` collects rows of all ranks for contrastive terms; each rank sums its own rows.
+        """
+        ...
+
+    def flops(self, model: ModelT_contra, source: str, batch: BatchT_contra) -> float:
+        """Useful floating-point operations of forward and backward over this batch.
+
+        4 N per token through N frozen parameters that gradients must cross (2 forward, 2 back),
+        2 N where none cross, 6 N through trained ones; attention on top.
+        """
+        ...
+
+    def tokens(self, batch: BatchT_contra) -> int:
+        """Tokens of the batch, for throughput; padding is not counted."""
+        ...
+
+
+@runtime_checkable
+class Reports(Protocol[ModelT_contra]):
+    """What a reader wants to see of a model while it trains, and what is left at the end."""
+
+    def monitor(self, model: ModelT_contra) -> dict[str, float]:
+        """Cheap figures for logging steps, e.g. {"gate/3/attention": 0.12}; group before the /."""
+        ...
+
+    def validate(self, model: ModelT_contra) -> dict[str, float]:
+        """Figures on held-out data; `validation/perplexity` drives the optional early stop."""
+        ...
+
+    def samples(self, model: ModelT_contra) -> list[str]:
+        """A few generations as text, prompt included, for a reader's eye; may be empty."""
+        ...
+
+    def export(self, model: ModelT_contra, folder: Path) -> None:
+        """Write the finished model in its own public format (`save_pretrained`)."""
+        ...
+
+
+@runtime_checkable
+class Task(Objective[ModelT, BatchT], Reports[ModelT], Protocol[ModelT, BatchT]):
+    """A model, its data, its objective and its reports, ready to be trained.
 
     The model handed to the methods is always the bare model of `build_model`, never a wrapper of
     a parallel engine, so any of its methods may be called.
@@ -111,45 +164,4 @@ class Task(Protocol[ModelT, BatchT]):
 
     def parameter_groups(self, model: ModelT) -> list[ParameterGroup]:
         """Every trainable parameter in exactly one group; frozen ones in none."""
-        ...
-
-    def counts(self, source: str, batch: BatchT) -> Mapping[str, int]:
-        """Number of targets per loss term, on the CPU batch, known before the forward pass."""
-        ...
-
-    def losses(
-        self, model: ModelT, source: str, batch: BatchT, *, gather: Gather
-    ) -> Mapping[str, Tensor]:
-        """Differentiable SUM per loss term, same names as `counts`; the loop alone divides.
-
-        `gather` collects rows of all ranks for contrastive terms; each rank sums its own rows.
-        """
-        ...
-
-    def flops(self, model: ModelT, source: str, batch: BatchT) -> float:
-        """Useful floating-point operations of forward and backward over this batch.
-
-        4 N per token through N frozen parameters that gradients must cross (2 forward, 2 back),
-        2 N where none cross, 6 N through trained ones; attention on top.
-        """
-        ...
-
-    def tokens(self, batch: BatchT) -> int:
-        """Tokens of the batch, for throughput; padding is not counted."""
-        ...
-
-    def monitor(self, model: ModelT) -> dict[str, float]:
-        """Cheap figures for logging steps, e.g. {"gate/3/attention": 0.12}; group before the /."""
-        ...
-
-    def validate(self, model: ModelT) -> dict[str, float]:
-        """Figures on held-out data; `validation/perplexity` drives the optional early stop."""
-        ...
-
-    def samples(self, model: ModelT) -> list[str]:
-        """A few generations as text, prompt included, for a reader's eye; may be empty."""
-        ...
-
-    def export(self, model: ModelT, folder: Path) -> None:
-        """Write the finished model in its own public format (`save_pretrained`)."""
         ...

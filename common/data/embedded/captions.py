@@ -1,5 +1,5 @@
-"""English for scenes: full and partial captions, and questions with one-word answers. Captions leave
-attributes out at random, so that each word has to be bound to what it alone names."""
+"""English for scenes: full and partial captions, and questions with one-word answers. Captions
+leave attributes out at random, so that each word has to be bound to what it alone names."""
 
 from dataclasses import dataclass
 

@@ -1,13 +1,17 @@
-"""Real pictures: the 1,797 handwritten digits that come inside scikit-learn (8 x 8, UCI), enlarged to
-colour images, with captions and a fixed division of each class into training and held-out digits."""
+"""Real pictures: the 1,797 handwritten digits that come inside scikit-learn (8 x 8, UCI), enlarged
+to colour images, with captions and a fixed division of each class into training and held-out
+digits."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import numpy as np
 import PIL.Image
+from jaxtyping import Float64, UInt8
 
 from common.data.document import Image
+from common.data.embedded.scenes import IMAGE_SIZE
 
 DigitSplit = Literal["train", "held_out"]
 DIGIT_WORDS = (
@@ -23,23 +27,40 @@ DIGIT_WORDS = (
     "nine",
 )
 HELD_OUT_EVERY = 5  # every fifth digit of each class
-IMAGE_SIZE = 32
+MARGIN = 3  # pixels, because the original strokes touch the border
 
 
-def digit_images(split: DigitSplit) -> tuple[tuple[int, Image, str], ...]:
-    """All digits of a split: index in scikit-learn's order, image and word."""
-    return tuple(
-        (index, image, word)
-        for index, (image, word, held_out) in enumerate(_all_digits())
-        if held_out == (split == "held_out")
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Digit:
+    """One handwritten digit; `index` is its place in scikit-learn's data."""
+
+    index: int
+    image: Image
+    word: str
+
+
+@cache
+def digits_in(split: DigitSplit) -> tuple[Digit, ...]:
+    """All digits of a split, in scikit-learn's order. Do not write into their images."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 -- loads for a second
+
+    digits = load_digits()
+    seen = [0] * len(DIGIT_WORDS)
+    chosen = []
+    for index, label in enumerate(digits.target.tolist()):
+        held_out = seen[label] % HELD_OUT_EVERY == 0
+        seen[label] += 1
+        if held_out == (split == "held_out"):
+            image = _enlarge(digits.images[index])
+            chosen.append(Digit(index=index, image=image, word=DIGIT_WORDS[label]))
+    return tuple(chosen)
 
 
 def draw_digit(generator: np.random.Generator, *, split: DigitSplit) -> tuple[Image, str]:
-    """One digit of the split, all equally likely, and its word."""
-    digits = _split_digits(split)
-    _, image, word = digits[int(generator.integers(len(digits)))]
-    return image, word
+    """One digit of the split, all equally likely: a copy of its image, and its word."""
+    digits = digits_in(split)
+    digit = digits[int(generator.integers(len(digits)))]
+    return digit.image.copy(), digit.word
 
 
 def digit_caption(word: str) -> str:
@@ -47,27 +68,9 @@ def digit_caption(word: str) -> str:
     return f"a handwritten {word}"
 
 
-_split_digits = cache(digit_images)
-
-
-@cache
-def _all_digits() -> tuple[tuple[Image, str, bool], ...]:
-    # Imported here because scikit-learn takes a second to load and most users of this module's names
-    # never look at a digit.
-    from sklearn.datasets import load_digits  # noqa: PLC0415
-
-    digits = load_digits()
-    seen = dict.fromkeys(range(10), 0)
-    described = []
-    for ink, label in zip(digits.images, digits.target.tolist(), strict=True):
-        held_out = seen[label] % HELD_OUT_EVERY == 0
-        seen[label] += 1
-        described.append((_enlarge(ink), DIGIT_WORDS[label], held_out))
-    return tuple(described)
-
-
-def _enlarge(ink: np.ndarray) -> Image:
+def _enlarge(ink: Float64[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y2 x2 3"]:
     """Smooth bright strokes on black, from ink of 0 to 16 on an 8 x 8 grid."""
+    inner = IMAGE_SIZE - 2 * MARGIN
     grey = PIL.Image.fromarray((ink * (255 / 16)).astype(np.uint8))
-    large = grey.resize((IMAGE_SIZE, IMAGE_SIZE), PIL.Image.Resampling.BICUBIC)
-    return np.repeat(np.asarray(large)[:, :, None], 3, axis=2)
+    strokes = np.asarray(grey.resize((inner, inner), PIL.Image.Resampling.BICUBIC))
+    return np.repeat(np.pad(strokes, MARGIN)[:, :, None], 3, axis=2)

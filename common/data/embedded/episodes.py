@@ -1,6 +1,6 @@
-"""Few-shot episodes: pictures with one-word answers, all about one attribute that nothing in the prompt
-names. Only the shots show what is asked, so without shots the question is ambiguous and with one shot
-it is not."""
+"""Few-shot episodes: pictures with one-word answers, all about one attribute that nothing in the
+prompt names. Only the shots show what is asked, so without shots the question is ambiguous and with
+one shot it is not."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,15 +9,29 @@ from functools import cache
 from typing import Literal
 
 from common.data.document import Document, Image
-from common.data.embedded.digits import DIGIT_WORDS, digit_images, draw_digit
+from common.data.embedded.digits import DIGIT_WORDS, digits_in, draw_digit
 from common.data.embedded.documents import digit_split
-from common.data.embedded.scenes import ATTRIBUTES, Split, draw_scene, render, scenes_in
+from common.data.embedded.scenes import (
+    ATTRIBUTES,
+    Attribute,
+    Split,
+    draw_scene,
+    render,
+    scenes_in,
+)
 from common.data.prompts import OUTPUT_PROMPT, completed
 from common.data.randomness import generator_at
 
-EpisodeAttribute = Literal["colour", "shape", "count", "position", "size", "digit"]
+EpisodeAttribute = Attribute | Literal["digit"]
 
-ANSWERS: dict[EpisodeAttribute, tuple[str, ...]] = {**ATTRIBUTES, "digit": DIGIT_WORDS}
+ANSWERS: dict[EpisodeAttribute, tuple[str, ...]] = {
+    "colour": ATTRIBUTES["colour"],
+    "shape": ATTRIBUTES["shape"],
+    "count": ATTRIBUTES["count"],
+    "position": ATTRIBUTES["position"],
+    "size": ATTRIBUTES["size"],
+    "digit": DIGIT_WORDS,
+}
 IMAGES_PER_DOCUMENT = 6
 
 
@@ -88,7 +102,7 @@ def episode_document(seed: int, index: int, split: Split) -> Document:
 def answer_prior(attribute: EpisodeAttribute, split: Split) -> float:
     """Accuracy of always giving the attribute's most frequent answer of the split."""
     if attribute == "digit":
-        answers = Counter(word for _, _, word in digit_images(digit_split(split)))
+        answers = Counter(digit.word for digit in digits_in(digit_split(split)))
     else:
         answers = Counter(scene.value(attribute) for scene in scenes_in(split))
     return max(answers.values()) / answers.total()

@@ -1,6 +1,6 @@
-"""Real English: the language topics that CPython carries for `help()`, cut into paragraphs of prose.
-Topics are divided into training and held-out ones; a paragraph that topics share counts as held out
-if any of them is. The text differs a little between Python versions."""
+"""Real English: the language topics that CPython carries for `help()`, cut into paragraphs of
+prose. Topics are divided into training and held-out ones; a paragraph that topics share counts as
+held out if any of them is. The text differs a little between Python versions."""
 
 import re
 from functools import cache

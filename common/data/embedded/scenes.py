@@ -1,6 +1,6 @@
-"""Small pictures of coloured shapes: a scene is one to three equal objects in one half of the picture,
-told by five attributes, and a picture of it is drawn by signed distances with jitter and noise. Some
-colour-shape pairs and some whole attribute combinations never occur in training."""
+"""Small pictures of coloured shapes: a scene is one to three equal objects in one half of the
+picture, told by five attributes, and a picture of it is drawn by signed distances with jitter and
+noise. Some colour-shape pairs and some whole attribute combinations never occur in training."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +30,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring", "bar")
 COUNTS = {"one": 1, "two": 2, "three": 3}
 POSITIONS = ("left", "right", "top", "bottom")
 DIAMETERS = {"small": 0.16, "large": 0.28}  # as fractions of the picture's side
+IMAGE_SIZE = 32  # pixels, of all embedded pictures
 ATTRIBUTES: dict[Attribute, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -91,15 +92,15 @@ def draw_scene(generator: np.random.Generator, *, split: Split) -> Scene:
     return scenes[int(generator.integers(len(scenes)))]
 
 
-def render(scene: Scene, generator: np.random.Generator, *, image_size: int = 32) -> Image:
-    """A picture of the scene: bright objects on a dark, noisy ground."""
-    diameter = DIAMETERS[scene.size] * generator.uniform(0.96, 1.04) * image_size
-    offsets = _pixel_offsets(_centres(scene, generator) * image_size, image_size=image_size)
+def render(scene: Scene, generator: np.random.Generator, *, side: int = IMAGE_SIZE) -> Image:
+    """A picture of the scene, `side` pixels wide: bright objects on a dark, noisy ground."""
+    diameter = DIAMETERS[scene.size] * generator.uniform(0.96, 1.04) * side
+    offsets = _pixel_offsets(_centres(scene, generator) * side, side=side)
     distance = _unit_distance(scene.shape, *(offsets * (2 / diameter))) * (diameter / 2)
     cover = (0.5 - distance.min(axis=0)).clip(0, 1)[:, :, None]
     ground = np.float32(generator.uniform(8, 48))
     colour = COLOURS[scene.colour] + generator.normal(0, 4, 3)
-    picture = generator.random((image_size, image_size, 3), dtype=np.float32)
+    picture = generator.random((side, side, 3), dtype=np.float32)
     picture *= 16  # noise
     picture += cover * (colour.astype(np.float32) - ground)
     picture += ground - 8
@@ -108,7 +109,7 @@ def render(scene: Scene, generator: np.random.Generator, *, image_size: int = 32
 
 @cache
 def _held_out_layouts(colour: str, shape: str) -> frozenset[tuple[str, ...]]:
-    """The layouts of a pair with the smallest hashes: arbitrary, fixed, and equally many for all."""
+    """The layouts of a pair with the smallest hashes: arbitrary, fixed, equally many for all."""
 
     def digest(layout: tuple[str, ...]) -> bytes:
         return blake2b(" ".join((colour, shape, *layout)).encode(), digest_size=8).digest()
@@ -138,12 +139,12 @@ def _centres(scene: Scene, generator: np.random.Generator) -> Float[np.ndarray, 
 
 
 def _pixel_offsets(
-    centres: Float[np.ndarray, "m 2"], *, image_size: int
+    centres: Float[np.ndarray, "m 2"], *, side: int
 ) -> Float32[np.ndarray, "2 m y x"]:
     """Offsets (vertical, horizontal) in pixels of every pixel's middle from every centre."""
-    middle = np.arange(image_size, dtype=np.float32) + 0.5
+    middle = np.arange(side, dtype=np.float32) + 0.5
     offsets = middle - centres.astype(np.float32)[:, :, None]
-    grid = np.empty((2, len(centres), image_size, image_size), dtype=np.float32)
+    grid = np.empty((2, len(centres), side, side), dtype=np.float32)
     grid[0] = offsets[:, 0, :, None]
     grid[1] = offsets[:, 1, None, :]
     return grid
@@ -163,6 +164,6 @@ def _unit_distance(
     if shape == "square":
         return np.maximum(across, upright) - 0.88
     if shape == "bar":
-        return np.maximum(across - 1, upright - 0.36)
+        return np.maximum(across - 1, upright - 0.4)
     inner, outer = np.minimum(across, upright), np.maximum(across, upright)
     return np.maximum(inner - 0.33, outer - 1)

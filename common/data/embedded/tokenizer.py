@@ -1,6 +1,6 @@
 """A small byte-level BPE tokenizer, trained in a second on whatever text it is given. Bytes are its
-alphabet, so every text survives encoding and decoding. It adds no token of its own accord: who builds
-a sequence places `<s>` and `</s>`."""
+alphabet, so every text survives encoding and decoding. It adds no token of its own accord: who
+builds a sequence places `<s>` and `</s>`."""
 
 from collections.abc import Iterable
 

@@ -1,0 +1,316 @@
+"""The main training stage: a frozen language model learns to look (paper, section 3.1).
+
+Next-token loss on interleaved documents and on pairs, each data set with its own weight inside one
+update. Trained are the gated cross-attention, the resampler and the two new tokens' rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from common.data.images import AugmentConfig
+from common.encoders.vision import VisionEncoder, read_description
+from common.errors import UserError
+from common.objectives.language import next_token_loss
+from common.training.task import Gather, ParameterGroup
+from flamingo import corpora
+from flamingo.config import FlamingoConfig, FlamingoVisionConfig
+from flamingo.data import IGNORED, DocumentEncoder, DocumentSource, FlamingoBatch
+from flamingo.generation import complete
+from flamingo.language_model import build_language_model
+from flamingo.model import FlamingoForConditionalGeneration, build_vision_encoder
+from flamingo.presets import PRESETS
+from flamingo.processing import FlamingoProcessor
+
+WEIGHT_DECAY = 0.1  # of the gated cross-attention's matrices; resampler, norms and gates have none
+VALIDATION_ROWS = 64  # per data set
+VALIDATION_BATCH = 16
+NUM_SAMPLES = 3
+GREY = 128  # what a blind model is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One data set of the update."""
+
+    # Name in metrics and tables.
+    name: str
+    # scenes and scene_pairs are generated; interleaved (jsonl) and pairs (folder) need a path.
+    kind: corpora.Kind
+    # The user's jsonl file or folder.
+    path: Path | None = None
+    # Rows of one update, over all ranks.
+    batch_size: int
+    # Factor of its loss in the update.
+    weight: float
+    # Documents packed into one row; they do not see one another.
+    documents_per_row: int = 1
+    # Share of documents whose text is bound to the next image (the paper's p_next).
+    next_image_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.next_image_probability <= 1:
+            raise UserError(
+                f"source {self.name}: next_image_probability must lie in 0..1, "
+                f"not {self.next_image_probability}"
+            )
+        for name in ("batch_size", "documents_per_row"):
+            if getattr(self, name) < 1:
+                raise UserError(f"source {self.name}: {name} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlamingoTaskConfig:
+    """Model, data and what is trained."""
+
+    # Preset of the architecture: flamingo_tiny, flamingo_3b, flamingo_9b or flamingo_80b.
+    model: str
+    # The data sets; all of them are in every update.
+    sources: tuple[SourceConfig, ...]
+    # Folder of a causal language model with its tokenizer; None: random weights.
+    language_model: Path | None = None
+    # Folder of a vision encoder from the contrastive stage; None: random weights.
+    vision_encoder: Path | None = None
+    # Precision in which the frozen parts are kept.
+    frozen_precision: Literal["fp32", "bf16"] = "bf16"
+    # Longest row in tokens; the rest of a document is cut.
+    max_tokens: int = 2048
+    # Most images of a document.
+    max_images: int = 8
+    # Image side in pixels; None: the preset's.
+    image_size: int | None = None
+    # Recompute the layers' activations in the backward pass to save memory.
+    recompute: bool = False
+    # Updates at the start of training during which images are cropped and jittered at random.
+    augment_steps: int = 0
+    # Strength of the augmentation.
+    augmentation: AugmentConfig = field(default_factory=AugmentConfig)
+    # Seed of the data.
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in PRESETS:
+            raise UserError(f"no preset {self.model!r}; presets are {', '.join(PRESETS)}")
+        if not self.sources:
+            raise UserError("a run needs at least one source")
+
+
+class FlamingoTask:
+    """`FlamingoTaskConfig` made real; see `common.training.task.Task` for the methods."""
+
+    def __init__(self, config: FlamingoTaskConfig) -> None:
+        self.config = config
+
+    def build_model(self) -> FlamingoForConditionalGeneration:
+        """Frozen parts from their folders or random, the bridge new, gates closed."""
+        model = FlamingoForConditionalGeneration.from_backbones(
+            self.model_config,
+            language_model=self._language_model().to(self._frozen_dtype),
+            vision_encoder=self._vision_encoder().to(self._frozen_dtype),
+        )
+        if self.config.recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    def sources(self) -> Mapping[str, DocumentSource]:
+        """The data sets of an update by name."""
+        return {source.name: self._source(source, split="train") for source in self.config.sources}
+
+    def parameter_groups(self, model: FlamingoForConditionalGeneration) -> list[ParameterGroup]:
+        """Decay on the matrices of the gated blocks only (paper, appendix B.1.2)."""
+        gated = set(model.gated_cross_attention.parameters())
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p in gated and p.ndim > 1]
+        rest = [p for p in trained if not (p in gated and p.ndim > 1)]
+        return [
+            ParameterGroup(name="gated matrices", parameters=matrices, weight_decay=WEIGHT_DECAY),
+            ParameterGroup(name="everything else", parameters=rest, weight_decay=0.0),
+        ]
+
+    def counts(self, source: str, batch: FlamingoBatch) -> Mapping[str, int]:
+        """Number of tokens that are predicted."""
+        return {source: int((batch.labels[:, 1:] != IGNORED).sum())}
+
+    def losses(
+        self,
+        model: FlamingoForConditionalGeneration,
+        source: str,
+        batch: FlamingoBatch,
+        *,
+        gather: Gather,
+    ) -> Mapping[str, Tensor]:
+        """Summed next-token loss of the source's rows; nothing needs to be gathered."""
+        return {source: next_token_loss(_logits(model, batch), batch.labels)[0]}
+
+    def flops(
+        self, model: FlamingoForConditionalGeneration, source: str, batch: FlamingoBatch
+    ) -> float:
+        """4 N_frozen + 6 N_trained per token: gradients cross the frozen language model."""
+        frozen = sum(p.numel() for p in model.language_model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return float((4 * frozen + 6 * trained) * self.tokens(batch))
+
+    def tokens(self, batch: FlamingoBatch) -> int:
+        """Tokens without padding."""
+        padding = self.processor.tokenizer.pad_token_id
+        return int((batch.input_ids != padding).sum())
+
+    def monitor(self, model: FlamingoForConditionalGeneration) -> dict[str, float]:
+        """|tanh gate| of every gated block."""
+        figures = {}
+        for block in model.gated_blocks:
+            figures[f"gate/{block.layer}/attention"] = abs(block.attention_gate.tanh().item())
+            figures[f"gate/{block.layer}/feed_forward"] = abs(block.feed_forward_gate.tanh().item())
+        return figures
+
+    @torch.no_grad()
+    def validate(self, model: FlamingoForConditionalGeneration) -> dict[str, float]:
+        """Perplexity on held-out documents, and what seeing the images is worth in nats."""
+        sighted, blind, tokens = 0.0, 0.0, 0
+        for config in self.config.sources:
+            source = self._source(config, split="validation")
+            for start in range(0, VALIDATION_ROWS, VALIDATION_BATCH):
+                rows = [source.example(i) for i in range(start, start + VALIDATION_BATCH)]
+                batch = source.collate(rows).to(model.device)
+                grey = replace(batch, pixel_values=torch.full_like(batch.pixel_values, GREY))
+                loss, count = next_token_loss(_logits(model, batch), batch.labels)
+                sighted, tokens = sighted + float(loss), tokens + int(count)
+                blind += float(next_token_loss(_logits(model, grey), grey.labels)[0])
+        tokens = max(tokens, 1)
+        perplexity = float(torch.tensor(sighted / tokens).exp())
+        return {
+            "validation/loss": sighted / tokens,
+            "validation/perplexity": perplexity,
+            "validation/blind_gap": (blind - sighted) / tokens,
+        }
+
+    def samples(self, model: FlamingoForConditionalGeneration) -> list[str]:
+        """Completions of held-out documents, with the prompt's last words before them."""
+        source = self._source(self.config.sources[0], split="validation")
+        prompts = [corpora.as_prompt(source.draw(i)) for i in range(NUM_SAMPLES)]
+        texts = complete(model, self.processor, [p for p, _ in prompts], max_new_tokens=24)
+        return [
+            f"{prompt[-1] if isinstance(prompt[-1], str) else ''} -> {text} (data: {truth.strip()})"
+            for (prompt, truth), text in zip(prompts, texts, strict=True)
+        ]
+
+    def export(self, model: FlamingoForConditionalGeneration, folder: Path) -> None:
+        """A folder that `AutoModelForImageTextToText` and `AutoProcessor` load."""
+        model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @cached_property
+    def processor(self) -> FlamingoProcessor:
+        """Tokenizer and image processing of the language model and the vision encoder."""
+        text = self.model_config.text_config
+        size = self.model_config.vision_config.image_size
+        return FlamingoProcessor.from_tokenizer(
+            self._tokenizer(text.vocab_size), vocab_size=text.vocab_size, image_size=size
+        )
+
+    @cached_property
+    def model_config(self) -> FlamingoConfig:
+        """The preset, with the configurations of the backbones that are given."""
+        config = PRESETS[self.config.model]()
+        vision = config.vision_config
+        if self.config.vision_encoder is not None:
+            vision = vision_config_of(self.config.vision_encoder)
+        if self.config.image_size is not None:
+            vision = FlamingoVisionConfig(
+                **{name: getattr(vision, name) for name in FlamingoVisionConfig.__annotations__}
+                | {"image_size": self.config.image_size}
+            )
+        text = config.text_config
+        if self.config.language_model is not None:
+            text = load_local(AutoConfig, self.config.language_model)
+        bridge = FlamingoConfig.__annotations__.keys() - {"vision_config", "text_config"}
+        return FlamingoConfig(
+            vision_config=vision,
+            text_config=text,
+            **{name: getattr(config, name) for name in bridge},
+        )
+
+    @property
+    def _frozen_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.config.frozen_precision == "bf16" else torch.float32
+
+    def _vision_encoder(self) -> VisionEncoder:
+        if self.config.vision_encoder is not None:
+            return VisionEncoder.from_folder(self.config.vision_encoder)
+        return build_vision_encoder(self.model_config.vision_config)
+
+    def _language_model(self) -> PreTrainedModel:
+        if self.config.language_model is None:
+            return build_language_model(self.model_config.text_config)
+        folder = self.config.language_model
+        return load_local(AutoModelForCausalLM, folder, dtype=self._frozen_dtype)
+
+    def _tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
+        if self.config.language_model is None:
+            return corpora.embedded_tokenizer(vocab_size)
+        return load_local(AutoTokenizer, self.config.language_model)
+
+    def _source(self, config: SourceConfig, *, split: corpora.CorpusSplit) -> DocumentSource:
+        training = split == "train"
+        return DocumentSource(
+            draw=corpora.open_corpus(
+                config.kind, path=config.path, split=split, seed=self.config.data_seed
+            ),
+            encoder=DocumentEncoder(
+                processor=self.processor,
+                image_size=self.model_config.vision_config.image_size,
+                max_tokens=self.config.max_tokens,
+                max_images=self.config.max_images,
+            ),
+            batch_size=config.batch_size,
+            weight=config.weight,
+            documents_per_row=config.documents_per_row if training else 1,
+            next_image_probability=config.next_image_probability if training else 0.0,
+            augment_steps=self.config.augment_steps if training else 0,
+            augmentation=self.config.augmentation,
+            seed=self.config.data_seed,
+        )
+
+
+def load_local(auto_class: Any, folder: Path, **options: Any) -> Any:
+    """A part of a language model from a local folder; nothing is downloaded, no code is run."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"no language model in {folder}: config.json is missing there")
+    return auto_class.from_pretrained(folder, local_files_only=True, **options)
+
+
+def vision_config_of(folder: Path) -> FlamingoVisionConfig:
+    """What `VisionEncoder.save` wrote beside the weights, as a configuration."""
+    description = read_description(folder)
+    return FlamingoVisionConfig(
+        name=description["name"],
+        image_size=description["image_size"],
+        model_options=description["model_options"],
+        image_mean=description["mean"],
+        image_std=description["std"],
+    )
+
+
+def _logits(
+    model: FlamingoForConditionalGeneration, batch: FlamingoBatch
+) -> Float[Tensor, "b s v"]:
+    return model(
+        batch.input_ids,
+        pixel_values=batch.pixel_values,
+        num_images=batch.num_images,
+        media_item=batch.media_item,
+        document_ids=batch.document_ids,
+    ).logits
