@@ -73,6 +73,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.new_outputs = nn.Linear(head.in_features, NUM_NEW_TOKENS, bias=False)
         self._adopt(language_model)
         self.post_init()
+        self.generation_config.use_cache = True  # some families (MPT) default to no cache
         # The model reads images, it does not write them.
         self.generation_config.suppress_tokens = [config.image_token_id]
 

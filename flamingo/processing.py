@@ -118,14 +118,15 @@ class FlamingoProcessor(ProcessorMixin):
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         """Inputs of the model for prompts in which `<image>` marks the place of each picture."""
         pictures = _flat(images)
+        if not kwargs.get("sanitize_control_tokens"):
+            _check_tags(text, images)
         features = super().__call__(images=pictures or None, text=text, **kwargs)
         if not pictures or "input_ids" not in features:
             return features
         rows = features["input_ids"]
         rows = rows if torch.is_tensor(rows) else [torch.as_tensor(row) for row in rows]
         tags = torch.stack([(row == self.image_token_id).sum() for row in rows])
-        if int(tags.sum()) != len(pictures):
-            check_image_counts(tags.sum()[None], torch.tensor([len(pictures)]), ["of this call"])
+        check_image_counts(tags.sum()[None], torch.tensor([len(pictures)]), ["of this call"])
         return BatchFeature({**features, **_regroup(features["pixel_values"], tags)})
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
@@ -152,6 +153,18 @@ def _regroup(pixels: Tensor, counts: Int[Tensor, " b"]) -> dict[str, Tensor]:
     for row, pictures in zip(grid, pixels.split(counts.tolist()), strict=True):
         row[: len(pictures)] = pictures
     return {"pixel_values": grid, "num_images": counts}
+
+
+def _check_tags(text: Any, images: Any) -> None:
+    """Counts per prompt where images come in one list per prompt, in total otherwise."""
+    prompts = [text] if isinstance(text, str) else list(text or [])
+    tags = torch.tensor([prompt.count(IMAGE_TOKEN) for prompt in prompts])
+    nested = isinstance(images, Sequence) and all(isinstance(row, Sequence) for row in images)
+    if nested and len(images) == len(prompts) and prompts:
+        names = [f"prompt {place}" for place in range(len(prompts))]
+        check_image_counts(tags, torch.tensor([len(_flat(row)) for row in images]), names)
+    elif prompts:
+        check_image_counts(tags.sum()[None], torch.tensor([len(_flat(images))]), ["of this call"])
 
 
 def _flat(images: Any) -> list[Picture]:

@@ -27,6 +27,7 @@ from tests.house_rules import (
 EXCEPTIONS: dict[tuple[Rule, str], str] = {}
 
 DEEP = "def f(x):\n  for a in x:\n    if a:\n      with a:\n        while a:\n          a()\n"
+METHODS = "".join(f"    def f{number}(self): ...\n" for number in range(8))
 CONFIG = "class RunConfig:\n    steps: int = 5\n"
 PLANTED: list[tuple[Rule, str, str]] = [
     (imports_run_one_way, "common/layers/x.py", "import flamingo.model"),
@@ -45,7 +46,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (sizes_stay_small, "common/x.py", "x = '" + "x" * MAX_LINE + "'"),
     (sizes_stay_small, "common/x.py", "def f():\n" + "    x = 1\n" * MAX_FUNCTION),
     (sizes_stay_small, "common/x.py", DEEP),
-    (sizes_stay_small, "common/x.py", "class A:\n" + "    def f(self): ...\n" * 8),
+    (sizes_stay_small, "common/x.py", "class A:\n" + METHODS),
+    (sizes_stay_small, "common/x.py", "class A(Protocol):\n" + METHODS),
     (nothing_is_printed_outside_scripts, "common/x.py", "def f():\n    print(1)"),
     (the_environment_is_read_in_one_room, "flamingo/x.py", "x = os.environ['RANK']"),
     (the_environment_is_read_in_one_room, "flamingo/x.py", "from os import environ"),

@@ -125,7 +125,7 @@ def _run_flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) 
             batch=q.shape[0], num_queries=q.shape[2], num_keys=k.shape[2], device=q.device
         )
     # Uncompiled, FlexAttention materialises the scores: right on a CPU, ruinous on a GPU.
-    kernel = flex_attention if q.device.type == "cpu" else _compiled_flex()
+    kernel: Any = flex_attention if q.device.type == "cpu" else _compiled_flex()
     attended, extra = kernel(
         q,
         k,

@@ -2,8 +2,8 @@
 
 Own-item attention costs O(text x latents per item) whatever the number of items: the tokens are
 sorted by item, cut into tiles of one item each, and every tile meets only its item's latents in
-one unmasked call. Shapes depend on sizes alone, so nothing waits for the device and nothing
-recompiles. Items are numbered from 1; 0 means "sees no media" and gives exactly 0.
+one unmasked call. On an accelerator shapes depend on sizes alone: nothing waits for the device and
+nothing recompiles. Items are numbered from 1; 0 means "sees no media" and gives exactly 0.
 """
 
 from dataclasses import dataclass
@@ -141,7 +141,7 @@ def _cut_into_tiles(item: Int[Tensor, "b s"], *, num_items: int) -> _Tiles:
     tiles = torch.arange(num_tiles, device=device)
     item_of_tile = torch.searchsorted(tile_end, tiles, right=True).clamp(max=num_segments - 1)
 
-    # Segment number num_segments, of tokens without media, starts in the one slot beyond the tiles.
+    # The last entry, of tokens without media, is never used.
     first_slot = torch.cat([tile_end - tiles_of_segment, tile_end[-1:]]) * size
     rank = torch.arange(num_tokens, device=device) - start[sorted_segment]
     slot = first_slot[sorted_segment] + rank
@@ -159,20 +159,29 @@ def _cut_into_tiles(item: Int[Tensor, "b s"], *, num_items: int) -> _Tiles:
 
 
 def _tile_size(length: int, *, num_items: int) -> int:
-    """Tokens that share one copy of an item's latents: fewer copy more, more pad more.
+    """Tokens that share one copy of an item's latents: smaller copies more, larger pads more.
 
-    About half an average segment, so that padding is at most half of the tokens for few items.
-    Depends on sizes alone: where the tokens of other items stand must change no bit.
+    Depends on sizes alone: where the tokens of other items stand must change no bit. The steps
+    are measured, for even segments and for one long segment among short ones.
     """
-    half_segment = length // (2 * num_items)
-    power_of_two = 2 ** max(half_segment.bit_length() - 1, 0)
-    return min(length, max(64, min(power_of_two, 256)))
+    average_segment = length // num_items
+    if average_segment < 64:
+        size = 32
+    elif average_segment < 256:
+        size = 64
+    else:
+        size = 128 if average_segment < 512 else 256
+    return min(size, length)
 
 
 def _num_tiles(tile_end: Int[Tensor, " k"], *, num_tokens: int, size: int) -> int:
     """The exact number on the CPU, where reading it is free; elsewhere a bound from sizes alone."""
     if tile_end.device.type == "cpu" and not torch.compiler.is_compiling():
         return max(1, int(tile_end[-1]))
-    # ceil(count / size) summed over k non-empty segments is at most (tokens - k) / size + k.
-    non_empty = min(len(tile_end), num_tokens)
+    return _most_tiles(num_tokens=num_tokens, num_segments=len(tile_end), size=size)
+
+
+def _most_tiles(*, num_tokens: int, num_segments: int, size: int) -> int:
+    """Sum of ceil(count / size) over k non-empty segments is at most (tokens - k) / size + k."""
+    non_empty = min(num_segments, num_tokens)
     return (num_tokens - non_empty) // size + non_empty

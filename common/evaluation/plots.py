@@ -63,7 +63,7 @@ def attention_picture(
     mass: Float[np.ndarray, "s m"],
     *,
     path: Path,
-    heat_maps: Float[np.ndarray, "s y x"] | None = None,
+    heat_maps: Float[np.ndarray, "s rows columns"] | None = None,
 ) -> None:
     """Which image each word looks at, and where in it.
 
@@ -84,7 +84,7 @@ def attention_picture(
     _draw_mass(bands[0].add_subplot(grid[1, :]), words, mass)
     for row, band in enumerate(bands[1:]):
         shown = range(row * WORDS_PER_ROW, min((row + 1) * WORDS_PER_ROW, len(words)))
-        panels = band.subplots(1, WORDS_PER_ROW, squeeze=False)[0]
+        panels = list(band.subplots(1, WORDS_PER_ROW, squeeze=False)[0])
         assert heat_maps is not None
         _draw_heat_maps(panels, shown, images=images, words=words, mass=mass, heat_maps=heat_maps)
     _save(figure, path)
@@ -144,7 +144,7 @@ def _draw_heat_maps(
     images: Sequence[Image],
     words: Sequence[str],
     mass: Float[np.ndarray, "s m"],
-    heat_maps: Float[np.ndarray, "s y x"],
+    heat_maps: Float[np.ndarray, "s rows columns"],
 ) -> None:
     for axes in panels:
         axes.set_axis_off()
@@ -156,7 +156,7 @@ def _draw_heat_maps(
         axes.imshow(_lit(picture, heat_maps[word]) if sees else np.full_like(picture, 235))
 
 
-def _lit(image: Image, heat: Float[np.ndarray, "p q"]) -> Float[np.ndarray, "y x c"]:
+def _lit(image: Image, heat: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "y x c"]:
     """The image in grey, tinted where the word looks."""
     rows = np.arange(image.shape[0]) * heat.shape[0] // image.shape[0]
     columns = np.arange(image.shape[1]) * heat.shape[1] // image.shape[1]

@@ -62,12 +62,10 @@ def _read(kind: Any, data: Json, *, where: str) -> Any:
     if origin is Literal:
         _check(data in arguments, where, f"one of {', '.join(map(repr, arguments))}", data)
         return data
-    if origin is tuple:
-        return _read_tuple(arguments, data, where=where)
-    if origin in (list, Sequence):
-        _check(isinstance(data, list), where, "a list", data)
-        items = [_read(arguments[0], item, where=f"{where}[{i}]") for i, item in enumerate(data)]
-        return items if origin is list else tuple(items)
+    if origin in (tuple, list, Sequence):
+        arguments = arguments if origin is tuple else (arguments[0], ...)
+        items = _read_tuple(arguments, data, where=where)
+        return list(items) if origin is list else items
     if origin in (dict, Mapping):
         _check(isinstance(data, dict), where, "a table", data)
         return {key: _read(arguments[1], v, where=f"{where}.{key}") for key, v in data.items()}

@@ -6,12 +6,13 @@ the number of updates done, so a run resumes at its exact sample, with any numbe
 """
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import UserError
 from common.training.task import Batch, BatchT, Example, Source
@@ -74,21 +75,28 @@ def check_batch_sizes(sources: Sources[BatchT], share: Share) -> None:
 
 def _loader(
     source: Source[Any, BatchT], first: int, last: int, share: Share, num_workers: int
-) -> DataLoader[BatchT | UserError]:
-    positions = [
-        share.positions(update, micro_batch, batch_size=source.batch_size)
-        for update in range(first, last)
-        for micro_batch in range(share.num_micro_batches)
-    ]
+) -> DataLoader[Any]:
     return DataLoader(
         _Examples(source),
-        batch_sampler=positions,
-        collate_fn=_collate_with(source),
+        batch_sampler=_Positions(source.batch_size, range(first, last), share),
+        collate_fn=partial(_collate, source),
         num_workers=num_workers,
         worker_init_fn=_prepare_worker,
         # A loader without its own generator draws its seed from the training's, at every start.
         generator=torch.Generator(),
     )
+
+
+class _Positions(Sampler[list[int]]):
+    """The positions of each batch, in the order of updates and micro-batches."""
+
+    def __init__(self, batch_size: int, updates: range, share: Share) -> None:
+        self.batch_size, self.updates, self.share = batch_size, updates, share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for update in self.updates:
+            for part in range(self.share.num_micro_batches):
+                yield list(self.share.positions(update, part, batch_size=self.batch_size))
 
 
 class _Examples(Dataset[Example | UserError]):
@@ -105,17 +113,14 @@ class _Examples(Dataset[Example | UserError]):
         return example
 
 
-def _collate_with(
-    source: Source[Any, BatchT],
-) -> Callable[[Sequence[Example | UserError]], BatchT | UserError]:
-    def collate(examples: Sequence[Example | UserError]) -> BatchT | UserError:
-        errors = [item for item in examples if isinstance(item, UserError)]
-        try:
-            return errors[0] if errors else source.collate(examples)
-        except UserError as error:
-            return error
-
-    return collate
+def _collate(
+    source: Source[Any, BatchT], examples: Sequence[Example | UserError]
+) -> BatchT | UserError:
+    errors = [item for item in examples if isinstance(item, UserError)]
+    try:
+        return errors[0] if errors else source.collate(examples)
+    except UserError as error:
+        return error
 
 
 def _unwrap(batch: BatchT | UserError) -> BatchT:

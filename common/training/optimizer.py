@@ -50,6 +50,6 @@ def check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
 def step_unless(skip: Tensor, optimizer: AdamW) -> None:
     """Update the parameters unless `skip` (a bool on their device) holds; no host sync."""
     # The fused kernel reads this attribute; torch's gradient scaler uses the same door.
-    optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # set from outside by design
+    vars(optimizer)["found_inf"] = skip.float()
     optimizer.step()
-    del optimizer.found_inf
+    del vars(optimizer)["found_inf"]

@@ -1,6 +1,7 @@
 """Few-shot evaluation judges writers whose accuracy is known beforehand."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pytest
@@ -27,15 +28,13 @@ class Oracle:
 
     def __init__(self, *, config: FewShotConfig, num_shots: int) -> None:
         self.words: dict[bytes, dict[EpisodeAttribute, str]] = {}
-        for split, attributes in SOURCES.values():
-            for asked in attributes:
-                for index in range(config.num_episodes):
-                    episode = draw_episode(
-                        config.seed, index, split, num_shots=num_shots, attributes=(asked,)
-                    )
-                    for shot in (*episode.shots, episode.query):
-                        known = self.words.setdefault(shot.image.tobytes(), {})
-                        known[asked] = shot.answer
+        settings = [(split, name) for split, names in SOURCES.values() for name in names]
+        for (split, asked), index in product(settings, range(config.num_episodes)):
+            episode = draw_episode(
+                config.seed, index, split, num_shots=num_shots, attributes=(asked,)
+            )
+            for shot in (*episode.shots, episode.query):
+                self.words.setdefault(shot.image.tobytes(), {})[asked] = shot.answer
 
     def __call__(self, documents: Sequence[Parts], *, max_new_tokens: int) -> list[str]:
         return [self._write(parts) for parts in documents]

@@ -1,4 +1,4 @@
-"""The Transformer block sees what its mask allows and knows order only through its rotary tables."""
+"""The Transformer block sees what its mask allows; order reaches it through rotary tables only."""
 
 import pytest
 import torch

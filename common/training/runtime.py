@@ -1,0 +1,98 @@
+"""The processes of a run: Accelerate's view of ranks, devices and precision, and a control channel.
+
+Figures the host already knows (counts, tokens, "please stop") are summed over a gloo group between
+hosts, so the accelerators are never waited for.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from torch import Tensor
+
+from common.errors import UserError
+from common.training.run import RunConfig
+
+ValueT = TypeVar("ValueT")
+
+
+def is_first_process() -> bool:
+    """True for the one process that talks to the user, before any runtime has started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class Runtime:
+    """One run's processes; on a single process every method is the identity."""
+
+    def __init__(self, config: RunConfig[object], folder: Path) -> None:
+        known = ("none", *(str(name) for name in LOGGER_TYPE_TO_CLASS))
+        if config.tracker not in known:
+            raise UserError(f"unknown tracker {config.tracker}; use one of {', '.join(known)}")
+        # Several runs in one process may differ in precision; the process group stays.
+        AcceleratorState._reset_state(reset_partial_state=False)
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            log_with=None if config.tracker == "none" else config.tracker,
+            project_dir=folder,
+            # A source may use only a part of the parameters.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.device: torch.device = self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.num_ranks: int = self.accelerator.num_processes
+        self.control = self._control_group()
+
+    def _control_group(self) -> dist.ProcessGroup | None:
+        group = dist.new_group(backend="gloo") if self.num_ranks > 1 else None
+        assert group is None or isinstance(group, dist.ProcessGroup)
+        return group
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that writes files."""
+        return self.rank == 0
+
+    @contextmanager
+    def last_backward_only(self, module: torch.nn.Module, *, is_last: bool) -> Iterator[None]:
+        """Gradients are summed over ranks once per update, during its last backward pass."""
+        if is_last:
+            yield
+        else:
+            with self.accelerator.no_sync(module):
+                yield
+
+    def sum_on_hosts(self, values: Sequence[float]) -> list[float]:
+        """Elementwise sum over ranks of numbers the host knows; exact for integers to 2**53."""
+        if self.control is None:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.control)
+        return total.tolist()
+
+    def sum_on_devices(self, values: Tensor) -> Tensor:
+        """Elementwise sum over ranks of a tensor on the device, without waiting for it."""
+        total: Tensor = self.accelerator.reduce(values, reduction="sum")
+        return total
+
+    def collect(self, value: ValueT) -> list[ValueT]:
+        """The values of all ranks, in rank order."""
+        if self.control is None:
+            return [value]
+        values: list[ValueT] = [value] * self.num_ranks
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def from_main(self, value: ValueT) -> ValueT:
+        """The main rank's value, on every rank."""
+        return self.collect(value)[0]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.collect(None)
