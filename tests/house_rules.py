@@ -52,6 +52,8 @@ DISTRIBUTED_ROOMS = (
     "flamingo/parallelize.py",
     "flare/parallelize.py",
     "tests/distributed/",
+    "tests/common/checkpoint/",
+    "tests/common/training/",
 )
 ENVIRONMENT_ROOMS = ("common/parallel/", "common/training/runtime.py", "tests/")
 MAX_FILE, MAX_FUNCTION, MAX_LINE, MAX_NESTING, MAX_METHODS = 400, 60, 100, 3, 7

@@ -8,7 +8,7 @@ caller hands over plain pixels. Nothing is ever downloaded: weights are random o
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 
-Colour = tuple[float, float, float]
 WEIGHTS_FILE = "vision.safetensors"
 DESCRIPTION_FILE = "vision.json"
 
@@ -38,8 +37,8 @@ class VisionEncoder(nn.Module):
         name: str,
         image_size: int,
         model_options: Mapping[str, object],
-        mean: Colour,
-        std: Colour,
+        mean: Sequence[float],
+        std: Sequence[float],
         weights: Path | None = None,
     ) -> None:
         super().__init__()
@@ -48,8 +47,8 @@ class VisionEncoder(nn.Module):
         self.model_options = dict(model_options)
         # Plain numbers, not buffers: transformers builds models on the meta device and would
         # leave a buffer that is not in the checkpoint uninitialised.
-        self.mean = mean
-        self.std = std
+        self.mean = tuple(mean)
+        self.std = tuple(std)
         self.model = _create(name, image_size=image_size, options=self.model_options)
         _give_every_parameter_a_dimension(self.model)
         self.dim: int = self.model.num_features
@@ -107,8 +106,6 @@ def read_description(folder: Path) -> dict[str, object]:
     if not file.is_file():
         raise UserError(f"no vision encoder in {folder}: {DESCRIPTION_FILE} is missing there")
     description: dict[str, object] = json.loads(file.read_text())
-    for key in ("mean", "std"):
-        description[key] = tuple(description[key])  # type: ignore[arg-type]  # a list in JSON
     return description
 
 

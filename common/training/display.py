@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -36,7 +35,7 @@ class Display:
         self.visible = visible
         self.bar: Progress | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Display":
         if self.visible and sys.stdout.isatty():
             self.bar = Progress(
                 TextColumn("{task.description}"),

@@ -3,7 +3,6 @@
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
@@ -15,7 +14,7 @@ class Interruption:
         self.received: int = 0
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interruption":
         # Python delivers signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.getsignal(number) for number in CAUGHT}

@@ -18,6 +18,7 @@ KNOWN = {
     "gradient_norm": ("gradient_norm", "Norm of the gradient before clipping", "gradient norm"),
     "speed/tokens_per_second": ("throughput", "Throughput, all ranks", "tokens per second"),
 }
+NAMES = {"loss": "loss, all terms weighted"}
 NOT_DRAWN = {"step", "keys", "tokens", "skipped_updates", "speed", "memory"}
 
 
@@ -51,7 +52,7 @@ def _draw(
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         _draw_lines(axis, records, panel)
-        axis.set_ylabel(panel[0].split("/", 1)[1] if len(panels) > 1 else unit)
+        axis.set_ylabel(panel[0].split("/", 1)[1] if path.stem == "validation" else unit)
     axes[-1].set_xlabel("optimizer updates")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
@@ -65,7 +66,15 @@ def _draw_lines(axis: Axes, records: Sequence[dict[str, Any]], keys: Sequence[st
         # Layers of a model follow an order, so do their colours; a few lines get distinct ones.
         color = f"C{number}" if len(keys) <= 10 else _shade(number / len(keys))
         marker = "o" if len(points) <= 25 else None
-        axis.plot(steps, values, label=key, color=color, marker=marker, markersize=3, linewidth=1.4)
+        axis.plot(
+            steps,
+            values,
+            label=NAMES.get(key, key),
+            color=color,
+            marker=marker,
+            markersize=3,
+            linewidth=1.4,
+        )
     axis.grid(alpha=0.3)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(keys) > 1:

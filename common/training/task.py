@@ -10,11 +10,12 @@ and it never moves a batch. Implementations match by shape; nothing is inherited
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+SameT = TypeVar("SameT")
 # Rows of one rank -> rows of all ranks, in rank order, differentiable; the identity on one process.
 Gather = Callable[[Tensor], Tensor]
 
@@ -38,7 +39,7 @@ class Batch(Protocol):
         """The ids of the examples, in order."""
         ...
 
-    def to(self, device: torch.device) -> Self:
+    def to(self: SameT, device: torch.device) -> SameT:
         """The same batch on a device; the loop calls it just before the forward pass."""
         ...
 

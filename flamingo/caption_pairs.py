@@ -1,0 +1,218 @@
+"""Image-caption pairs for the contrastive stage: generated scenes and digits, or the user's folder.
+
+Generated scenes come in families of neighbours that differ in one attribute, so that an update
+holds captions which can only be told apart by looking closely: among captions drawn at random,
+colour and position alone nearly always suffice, and shapes would be learnt late or never.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from common.data.document import Pair
+from common.data.embedded.captions import full_caption
+from common.data.embedded.digits import digit_caption, digits_in, draw_digit
+from common.data.embedded.scenes import (
+    ATTRIBUTES,
+    Attribute,
+    Scene,
+    Split,
+    draw_scene,
+    render,
+    scenes_in,
+    split_of,
+)
+from common.data.images import AugmentConfig, augment, resize_and_centre_crop
+from common.data.randomness import generator_at
+from flamingo.corpora import CorpusSplit, open_corpus
+
+DrawPair = Callable[[int], Pair]
+Group = Sequence[Pair]  # pairs with distinct captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairExample:
+    """One image and its caption; `caption_id` is equal for equal captions."""
+
+    key: str
+    pixels: UInt8[Tensor, "c y x"]
+    ids: Int[Tensor, " s"]
+    caption_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """Images and captions, padded on the right; `valid` is False at padding."""
+
+    keys: list[str]
+    pixels: UInt8[Tensor, "b c y x"]
+    input_ids: Int[Tensor, "b s"]
+    valid: Bool[Tensor, "b s"]
+    caption_ids: Int[Tensor, " b"]
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same batch on a device."""
+        return PairBatch(
+            keys=self.keys,
+            pixels=self.pixels.to(device, non_blocking=True),
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            valid=self.valid.to(device, non_blocking=True),
+            caption_ids=self.caption_ids.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSource:
+    """Pairs with random access; everything is a function of the position."""
+
+    draw: DrawPair
+    tokenizer: PreTrainedTokenizerBase
+    image_size: int
+    max_tokens: int
+    batch_size: int
+    weight: float
+    augment_steps: int  # updates during which images are augmented
+    augmentation: AugmentConfig
+    seed: int
+
+    def example(self, position: int) -> PairExample:
+        """The pair at a position."""
+        pair = self.draw(position)
+        if position // self.batch_size < self.augment_steps:
+            generator = generator_at(seed=self.seed, index=position, stream="pairs/augment")
+            pair = replace(pair, image=augment(pair.image, generator, config=self.augmentation))
+        return self.encode(pair)
+
+    def encode(self, pair: Pair) -> PairExample:
+        """A pair as tensors, its image fitted to the encoder's size."""
+        image = resize_and_centre_crop(pair.image, size=self.image_size)
+        encoded = self.tokenizer(pair.text, add_special_tokens=False, split_special_tokens=True)
+        return PairExample(
+            key=pair.key,
+            pixels=torch.from_numpy(image).permute(2, 0, 1),
+            ids=torch.tensor(encoded["input_ids"][: self.max_tokens]),
+            caption_id=caption_id(pair.text),
+        )
+
+    def collate(self, examples: Sequence[PairExample]) -> PairBatch:
+        """Captions padded to the longest."""
+        ones = [torch.ones_like(example.ids, dtype=torch.bool) for example in examples]
+        return PairBatch(
+            keys=[example.key for example in examples],
+            pixels=torch.stack([example.pixels for example in examples]),
+            input_ids=pad_sequence([example.ids for example in examples], batch_first=True),
+            valid=pad_sequence(ones, batch_first=True),
+            caption_ids=torch.tensor([example.caption_id for example in examples]),
+        )
+
+
+def caption_id(caption: str) -> int:
+    """A number of 63 bits, the same in every process; it marks equal captions."""
+    return int.from_bytes(blake2b(caption.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generated_pairs(*, seed: int, family_size: int, digit_share: float) -> DrawPair:
+    """Training pairs: families of neighbouring scenes, some families being digits."""
+
+    def draw(index: int) -> Pair:
+        family, member = divmod(index, family_size)
+        head = generator_at(seed=seed, index=family, stream="pairs/family")
+        generator = generator_at(seed=seed, index=index, stream="pairs/member")
+        key = f"pair/train/{seed}/{index}"
+        if head.random() < digit_share:
+            image, word = draw_digit(generator, split="train")
+            return Pair(key=key, image=image, text=digit_caption(word))
+        scene = draw_scene(head, split="train")
+        if member > 0:
+            scene = _neighbour(scene, generator)
+        return Pair(key=key, image=render(scene, generator), text=full_caption(scene))
+
+    return draw
+
+
+def generated_groups(*, seed: int, captions: int, groups: int) -> dict[str, list[Group]]:
+    """Held-out scenes, colour-shape pairs never seen together, and held-out digits, apart."""
+    splits: tuple[Split, ...] = ("unseen_scenes", "unseen_pairs")
+    tables: dict[str, list[Group]] = {
+        split: [_scene_group(split, index, seed=seed, captions=captions) for index in range(groups)]
+        for split in splits
+    }
+    return {**tables, "digits": _digit_groups()}
+
+
+def folder_pairs(folder: Path, *, split: CorpusSplit, seed: int) -> DrawPair:
+    """The user's pairs; every epoch in an order of its own."""
+    corpus = open_corpus("pairs", path=folder, split=split, seed=seed)
+
+    def draw(index: int) -> Pair:
+        document = corpus(index)
+        image, text = document.parts
+        if isinstance(image, str) or not isinstance(text, str):
+            raise ValueError(f"{document.key} is not an image followed by its text")
+        return Pair(key=document.key, image=image, text=text)
+
+    return draw
+
+
+def folder_groups(folder: Path, *, seed: int, captions: int, groups: int) -> dict[str, list[Group]]:
+    """The user's held-out pairs in groups of distinct captions; few pairs make one small group."""
+    draw = folder_pairs(folder, split="validation", seed=seed)
+    chosen: list[dict[str, Pair]] = [{}]
+    for pair in _first_epoch(draw, at_most=captions * groups):
+        if len(chosen[-1]) == captions:
+            chosen.append({})
+        chosen[-1].setdefault(pair.text, pair)
+    return {"pairs": [list(group.values()) for group in chosen]}
+
+
+def _neighbour(scene: Scene, generator: np.random.Generator) -> Scene:
+    """A training scene that differs in one attribute."""
+    names: list[Attribute] = list(ATTRIBUTES)
+    while True:
+        name = names[int(generator.integers(len(names)))]
+        values = ATTRIBUTES[name]
+        value = values[int(generator.integers(len(values)))]
+        neighbour = replace(scene, **{name: value})
+        if value != scene.value(name) and split_of(neighbour) == "train":
+            return neighbour
+
+
+def _scene_group(split: Split, index: int, *, seed: int, captions: int) -> Group:
+    generator = generator_at(seed=seed, index=index, stream=f"pairs/{split}")
+    scenes = scenes_in(split)
+    return [
+        Pair(
+            key=f"pair/{split}/{seed}/{index}/{place}",
+            image=render(scenes[place], generator),
+            text=full_caption(scenes[place]),
+        )
+        for place in generator.permutation(len(scenes))[:captions].tolist()
+    ]
+
+
+def _digit_groups() -> list[Group]:
+    """Every held-out digit, in groups of one of each kind: telling among ten captions."""
+    kinds: dict[str, list[Pair]] = {}
+    for digit in digits_in("held_out"):
+        text = digit_caption(digit.word)
+        pair = Pair(key=f"digit/{digit.index}", image=digit.image, text=text)
+        kinds.setdefault(text, []).append(pair)
+    return [list(group) for group in zip(*kinds.values(), strict=False)]
+
+
+def _first_epoch(draw: DrawPair, *, at_most: int) -> Iterator[Pair]:
+    seen: set[str] = set()
+    for index in range(at_most):
+        pair = draw(index)
+        if pair.key in seen:
+            return
+        seen.add(pair.key)
+        yield pair

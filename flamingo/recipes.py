@@ -1,0 +1,178 @@
+"""Reproducible claims: each recipe is a function that returns a complete run.
+
+The published system trains in three stages: the vision encoder by contrast, the language model on
+text, then Flamingo on both, frozen. Stages hand their `model` folder to the next one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from common.training.task import Task
+from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
+from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
+
+FlamingoRun = RunConfig[FlamingoTaskConfig]
+
+
+def flamingo_tiny() -> FlamingoRun:
+    """The third stage on a CPU: few-shot episodes, documents and pairs of generated scenes.
+
+    Hardware: 2 CPU cores, about 5 minutes. Expected: docs/numbers.md. Needs the folders that
+    flamingo_tiny_vision and flamingo_tiny_language write; `make quickstart` runs all three.
+    """
+    return RunConfig(
+        task=FlamingoTaskConfig(
+            model="flamingo_tiny",
+            language_model=Path("runs/flamingo_tiny_language/model"),
+            vision_encoder=Path("runs/flamingo_tiny_vision/model"),
+            frozen_precision="fp32",
+            max_tokens=256,
+            augment_steps=200,
+            sources=(
+                SourceConfig(name="documents", kind="scenes", batch_size=32, weight=1.0),
+                SourceConfig(
+                    name="pairs",
+                    kind="scene_pairs",
+                    batch_size=8,
+                    weight=0.2,
+                    documents_per_row=4,
+                ),
+            ),
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.1),
+        checkpoint=CheckpointConfig(every_steps=100),
+        steps=400,
+        log_every=10,
+        validate_every=100,
+        sample_every=100,
+    )
+
+
+def flamingo_tiny_language() -> RunConfig[LanguageTaskConfig]:
+    """The language model of the tiny preset: English and the words of generated documents.
+
+    Hardware: 2 CPU cores, about a minute. Expected: docs/numbers.md.
+    """
+    return RunConfig(
+        task=LanguageTaskConfig(
+            model="flamingo_tiny", batch_size=64, max_tokens=96, prose_share=0.25
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.1),
+        checkpoint=CheckpointConfig(every_steps=100),
+        steps=300,
+        log_every=10,
+        validate_every=100,
+        sample_every=100,
+    )
+
+
+def flamingo_80b() -> FlamingoRun:
+    """Flamingo-80B as specified: 1024 sequences of 2048 tokens, peak 1.2e-4, cosine, 224 px.
+
+    Hardware: 1024 A100-80GB, sharded data parallelism, about 3 months. Not run. Data: interleaved
+    pages (M3W: 43M documents, or OBELICS) and two pair sets (ALIGN, LTIP, or open ones), by path.
+    Stops when the validation perplexity has not improved for 10 validations.
+    """
+    return RunConfig(
+        task=FlamingoTaskConfig(
+            model="flamingo_80b",
+            image_size=224,
+            recompute=True,
+            augment_steps=50_000,
+            sources=_web_sources(documents=1024, pairs=1024),
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=1.2e-4, clip_norm=1.0),
+        schedule=ScheduleConfig(warmup_steps=5_000, kind="cosine", final_fraction=0.1),
+        checkpoint=CheckpointConfig(every_steps=500, keep=3),
+        steps=500_000,
+        num_micro_batches=1,
+        precision="bf16",
+        num_workers=8,
+        log_every=10,
+        validate_every=1_000,
+        sample_every=5_000,
+        stop_patience=10,
+    )
+
+
+def flamingo_80b_paper() -> FlamingoRun:
+    """Flamingo-80B as published where the specified run differs: 320 px, constant 1e-4.
+
+    Hardware: 1536 TPU v4 for 15 days in the paper. Not run. Crops of 256 tokens with at most 5
+    images, text bound to the next image half of the time, no augmentation, weights 1.0, 0.2, 0.2
+    (appendices A.3 and B.1).
+    """
+    run = flamingo_80b()
+    task = replace(
+        run.task,
+        image_size=320,
+        max_tokens=256,
+        max_images=5,
+        augment_steps=0,
+    )
+    return replace(
+        run,
+        task=task,
+        optimizer=OptimizerConfig(peak_learning_rate=1e-4, clip_norm=1.0),
+        schedule=ScheduleConfig(warmup_steps=5_000, kind="constant"),
+    )
+
+
+def flamingo_9b() -> FlamingoRun:
+    """Flamingo-9B: the specified schedule over the shape of Mistral-7B.
+
+    Hardware: 64 A100-80GB. Not run.
+    """
+    run = flamingo_80b()
+    return replace(run, task=replace(run.task, model="flamingo_9b"))
+
+
+def flamingo_3b() -> FlamingoRun:
+    """Flamingo-3B: the specified schedule over a 1.4B language model.
+
+    Hardware: 8 A100-80GB and up. Not run.
+    """
+    run = flamingo_80b()
+    return replace(run, task=replace(run.task, model="flamingo_3b", recompute=False))
+
+
+def _web_sources(*, documents: int, pairs: int) -> tuple[SourceConfig, ...]:
+    """Interleaved pages and two pair sets with the paper's weights; short pairs are packed."""
+    return (
+        SourceConfig(
+            name="interleaved",
+            kind="interleaved",
+            path=Path("data/m3w.jsonl"),
+            batch_size=documents,
+            weight=1.0,
+            next_image_probability=0.5,
+        ),
+        SourceConfig(
+            name="align", kind="pairs", path=Path("data/align"), batch_size=pairs, weight=0.2
+        ),
+        SourceConfig(
+            name="ltip", kind="pairs", path=Path("data/ltip"), batch_size=pairs, weight=0.2
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
+    "flamingo_tiny_language": flamingo_tiny_language,
+    "flamingo_tiny": flamingo_tiny,
+    "flamingo_3b": flamingo_3b,
+    "flamingo_9b": flamingo_9b,
+    "flamingo_80b": flamingo_80b,
+    "flamingo_80b_paper": flamingo_80b_paper,
+}
+
+
+def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
+    """The task that a recipe's configuration describes."""
+    if isinstance(run.task, LanguageTaskConfig):
+        return LanguageTask(run.task)
+    return FlamingoTask(run.task)

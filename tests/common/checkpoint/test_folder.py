@@ -1,0 +1,109 @@
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoint.digests import tensors_digest
+from common.checkpoint.folder import (
+    list_checkpoints,
+    newest_good_checkpoint,
+    remove_old_checkpoints,
+    step_folder,
+    write_folder,
+)
+from common.checkpoint.random_state import (
+    capture_random_state,
+    restore_random_state,
+    undisturbed_random_state,
+)
+from common.errors import UserError
+
+
+def write(checkpoints: Path, step: int) -> Path:
+    folder = step_folder(checkpoints, step)
+    write_folder(folder, lambda inside: (inside / "a.bin").write_bytes(b"content" * step) and None)
+    return folder
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])
+@pytest.mark.parametrize("name", ["a.bin", "manifest.json"])
+def test_any_damage_is_noticed_and_the_checkpoint_set_aside(
+    tmp_path: Path, damage: Callable[[Path], None], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = write(tmp_path, 3), write(tmp_path, 5)
+    damage(bad / name)
+    with caplog.at_level(logging.WARNING, logger="common"):
+        assert newest_good_checkpoint(tmp_path) == good
+    assert "step_00000005" in caplog.text
+    assert list_checkpoints(tmp_path) == [good]
+
+
+def test_when_every_checkpoint_is_damaged_the_run_refuses_to_start_anew(tmp_path: Path) -> None:
+    truncate(write(tmp_path, 3) / "a.bin")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+            newest_good_checkpoint(tmp_path)
+
+
+def test_a_writer_that_dies_leaves_no_checkpoint(tmp_path: Path) -> None:
+    good = write(tmp_path, 2)
+
+    def die(folder: Path) -> None:
+        (folder / "a.bin").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(step_folder(tmp_path, 4), die)
+    assert newest_good_checkpoint(tmp_path) == good
+
+
+def test_only_the_newest_few_are_kept_whatever_else_lies_there(tmp_path: Path) -> None:
+    for step in (1, 20, 3):
+        write(tmp_path, step)
+    (tmp_path / "old-step_00000099.bak").mkdir()
+    remove_old_checkpoints(tmp_path, newest=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["old-step_00000099.bak", "step_00000003", "step_00000020"]
+
+
+def test_a_digest_sees_names_types_shapes_and_bits() -> None:
+    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    digest = tensors_digest({"a": tensor, "b": tensor.to(torch.bfloat16)})
+    assert digest == tensors_digest({"b": tensor.to(torch.bfloat16), "a": tensor})
+    changed = tensor.clone()
+    changed[1, 2] = 5.0000005
+    others = [{"a": tensor.T}, {"c": tensor}, {"a": tensor.flatten()}, {"a": changed}]
+    digests = {tensors_digest(other) for other in [{"a": tensor}, *others]}
+    assert len(digests) == 5
+
+
+def draw() -> tuple[float, float, float]:
+    return torch.randn(()).item(), float(np.random.randn()), random.gauss(0, 1)
+
+
+def test_restored_generators_draw_what_they_would_have_drawn() -> None:
+    random.gauss(0, 1)  # Leaves a spare Gaussian behind, which is state too.
+    np.random.randn()
+    state = capture_random_state()
+    expected = draw()
+    assert draw() != expected
+    restore_random_state(state)
+    assert draw() == expected
+    restore_random_state(state)
+    with undisturbed_random_state():
+        draw()
+    assert draw() == expected

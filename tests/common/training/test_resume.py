@@ -1,0 +1,156 @@
+"""The same command again: bit for bit what an unbroken run gives, or a clear refusal."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.training.metrics import read_lines
+from common.training.run import RunConfig
+from common.training.trainer import Outcome, Trainer
+from tests.common.training.toy import ToyConfig, ToyModel, ToyTask, toy
+
+
+@dataclass(frozen=True)
+class InterruptedTask(ToyTask):
+    """Sends the run a signal after one of its steps."""
+
+    after: int = 0
+    number: signal.Signals = signal.SIGTERM
+    calls: list[int] = field(default_factory=list)
+
+    def monitor(self, model: ToyModel) -> dict[str, float]:
+        self.calls.append(1)
+        if len(self.calls) == self.after:
+            os.kill(os.getpid(), self.number)
+        return super().monitor(model)
+
+
+def train(run: RunConfig[ToyConfig], folder: Path) -> Outcome:
+    return Trainer(run, ToyTask(run.task), folder).train()
+
+
+def results(folder: Path) -> tuple[list[dict[str, object]], bytes, bytes]:
+    """Everything a run leaves that does not depend on the clock."""
+    records = [
+        {name: value for name, value in record.items() if not name.startswith("speed/")}
+        for record in read_lines(folder / "metrics.jsonl")
+    ]
+    model = (folder / "model" / "model.safetensors").read_bytes()
+    return records, model, (folder / "samples.jsonl").read_bytes()
+
+
+def test_two_interruptions_in_one_epoch_leave_no_trace(tmp_path: Path) -> None:
+    run = dataclasses.replace(toy(), num_micro_batches=2)
+    train(run, tmp_path / "straight")
+    # An epoch of 30 examples is 3.75 updates: steps 1 and 3 lie in the first, 8 in the third.
+    for step, pause in ((1, 1), (3, 2), (8, 5)):
+        outcome = Trainer(run, InterruptedTask(run.task, pause), tmp_path / "broken").train()
+        assert (outcome.status, outcome.step, outcome.exit_status) == ("interrupted", step, 143)
+    assert train(run, tmp_path / "broken").status == "completed"
+    assert results(tmp_path / "broken") == results(tmp_path / "straight")
+
+
+def test_an_interruption_between_records_loses_no_figure(tmp_path: Path) -> None:
+    run = dataclasses.replace(toy(), log_every=3)
+    train(run, tmp_path / "straight")
+    run = dataclasses.replace(run, log_every=1)
+    task = InterruptedTask(run.task, 4, signal.SIGINT)
+    outcome = Trainer(run, task, tmp_path / "broken").train()
+    assert (outcome.step, outcome.exit_status) == (4, 130)
+    # The window was empty at the stop; fill it from the checkpoint on with longer records.
+    run = dataclasses.replace(run, log_every=3)
+    train(run, tmp_path / "broken")
+    _, straight, _ = results(tmp_path / "straight")
+    records, broken, _ = results(tmp_path / "broken")
+    assert broken == straight
+    assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4, 6, 9, 12]
+
+
+def test_a_killed_run_started_again_equals_the_unbroken_one(tmp_path: Path) -> None:
+    run = toy()
+    train(run, tmp_path / "straight")
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "tests.common.training.toy", "toy"]
+    command += ["--run-folder", str(folder), "--task.delay-s", "0.015", "--num-workers", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    # The checkpoint of step 4 is there and step 6 is not: records beyond it must be undone.
+    while len(read_lines(folder / "metrics.jsonl")) < 6 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "model").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "continuing after step" in again.stdout
+    assert results(folder) == results(tmp_path / "straight")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = toy()
+    train(run, tmp_path / "straight")
+    Trainer(run, InterruptedTask(run.task, 9), tmp_path / "broken").train()
+    damaged = tmp_path / "broken" / "checkpoints" / "step_00000009" / "optimizer.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-3] ^= 4
+    damaged.write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="common"):
+        train(run, tmp_path / "broken")
+    assert "step_00000009/optimizer.safetensors was changed" in caplog.text
+    assert results(tmp_path / "broken") == results(tmp_path / "straight")
+
+
+def test_another_configuration_is_refused_with_the_differences(tmp_path: Path) -> None:
+    run = toy()
+    train(run, tmp_path)
+    optimizer = dataclasses.replace(run.optimizer, peak_learning_rate=0.04)
+    other = dataclasses.replace(run, optimizer=optimizer, task=ToyConfig(hidden_dim=9))
+    expected = r"hidden_dim 7 -> 9, optimizer.peak_learning_rate 0.02 -> 0.04; go back"
+    with pytest.raises(UserError, match=expected):
+        train(other, tmp_path)
+    free = dataclasses.replace(run, num_workers=1, log_every=5)
+    assert train(free, tmp_path).status == "already completed"
+
+
+def test_another_frozen_model_is_refused(tmp_path: Path) -> None:
+    class OtherFrozen(ToyTask):
+        def build_model(self) -> ToyModel:
+            model = super().build_model()
+            model.frozen.weight.data[2, 3] += 1e-3
+            return model
+
+    run = toy()
+    Trainer(run, InterruptedTask(run.task, 2), tmp_path).train()
+    with pytest.raises(UserError, match=r"frozen part .* SHA-256 differs"):
+        Trainer(run, OtherFrozen(run.task), tmp_path).train()
+
+
+def test_a_complete_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    train(toy(), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    outcome = train(toy(), tmp_path)
+    assert (outcome.status, outcome.exit_status) == ("already completed", 0)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def test_the_run_folder_holds_config_pictures_and_two_checkpoints(tmp_path: Path) -> None:
+    train(toy(), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 12
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert saved == ["step_00000008", "step_00000012"]
+    pictures = {path.stem for path in (tmp_path / "plots").glob("*.png")}
+    expected = {"losses", "learning_rate", "gradient_norm", "throughput", "validation", "norm"}
+    assert pictures == expected

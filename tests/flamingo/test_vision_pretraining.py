@@ -1,0 +1,198 @@
+"""The contrastive stage: its data, its loss over ranks, its figures and what it hands on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data.embedded.captions import full_caption
+from common.data.embedded.scenes import scenes_in
+from common.encoders.vision import VisionEncoder
+from common.errors import UserError
+from common.training.task import Batch, Example, Source, Task
+from flamingo.caption_pairs import generated_groups, generated_pairs
+from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveModel, ContrastiveTask
+
+CONFIG = ContrastiveConfig(
+    model="flamingo_tiny",
+    batch_size=6,
+    embedding_dim=20,
+    text_dim=24,
+    text_layers=1,
+    text_heads=3,
+    max_tokens=16,
+    weight_decay=0.1,
+)
+
+
+@pytest.fixture(scope="module")
+def task() -> ContrastiveTask:
+    return ContrastiveTask(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model(task: ContrastiveTask) -> ContrastiveModel:
+    torch.manual_seed(0)
+    return task.build_model()
+
+
+def test_task_source_and_batch_fulfil_the_protocols_of_the_training_loop(task):
+    source = task.sources()["pairs"]
+    example = source.example(3)
+    batch = source.collate([example, source.example(4)])
+    assert isinstance(task, Task)
+    assert isinstance(source, Source)
+    assert isinstance(example, Example)
+    assert isinstance(batch, Batch)
+
+
+def test_a_pair_is_a_function_of_its_position():
+    first, again = (generated_pairs(seed=5, family_size=3, digit_share=0.2)(17) for _ in range(2))
+    other = generated_pairs(seed=5, family_size=3, digit_share=0.2)(18)
+    assert first.key == again.key != other.key
+    assert first.text == again.text
+    assert np.array_equal(first.image, again.image)
+
+
+def test_scenes_of_a_family_are_training_scenes_that_differ_in_one_attribute():
+    draw = generated_pairs(seed=5, family_size=3, digit_share=0.0)
+    scenes = {full_caption(scene): scene for scene in scenes_in("train")}
+    for family in range(20):
+        head, *others = (scenes[draw(3 * family + member).text] for member in range(3))
+        for other in others:
+            changed = [
+                a
+                for a in ("colour", "shape", "count", "position", "size")
+                if other.value(a) != head.value(a)
+            ]
+            assert len(changed) == 1
+
+
+def test_held_out_groups_have_distinct_captions_that_training_never_shows():
+    groups = generated_groups(seed=0, captions=12, groups=2)
+    draw = generated_pairs(seed=0, family_size=4, digit_share=0.2)
+    trained = {draw(index).text for index in range(300)}
+    for name in ("unseen_scenes", "unseen_pairs"):
+        assert len(groups[name]) == 2
+        for group in groups[name]:
+            assert len({pair.text for pair in group} - trained) == len(group) == 12
+    assert {len(group) for group in groups["digits"]} == {10}
+
+
+def test_two_ranks_that_gather_sum_to_the_loss_of_one(task, model):
+    source = task.sources()["pairs"]
+    examples = [source.example(position) for position in range(6)]
+    whole = source.collate(examples)
+    expected = task.losses(model, "pairs", whole, gather=lambda rows: rows)["contrastive"]
+
+    with torch.no_grad():
+        images = model.encode_images(whole.pixels)
+        captions = model.encode_captions(whole.input_ids, valid=whole.valid)
+    images, captions = (torch.nn.functional.normalize(x, dim=-1) for x in (images, captions))
+
+    def gather(rows: torch.Tensor) -> torch.Tensor:
+        if rows.ndim == 1:
+            return whole.caption_ids
+        near_images = torch.cdist(rows, images).min() < torch.cdist(rows, captions).min()
+        return images if near_images else captions
+
+    parts = [source.collate(examples[:2]), source.collate(examples[2:])]
+    losses = [task.losses(model, "pairs", part, gather=gather)["contrastive"] for part in parts]
+    torch.testing.assert_close(sum(losses), expected, atol=1e-4, rtol=1e-4)
+    assert sum(task.counts("pairs", part)["contrastive"] for part in parts) == 6
+
+
+def test_a_batch_that_was_cut_is_refused_with_the_remedy(task, model):
+    source = task.sources()["pairs"]
+    half = source.collate([source.example(position) for position in range(3)])
+    with pytest.raises(UserError, match=r"saw 3 of 6 pairs.*num_micro_batches to 1"):
+        task.losses(model, "pairs", half, gather=lambda rows: rows)
+
+
+def test_every_parameter_is_in_one_group_and_only_matrices_decay(task, model):
+    matrices, vectors = task.parameter_groups(model)
+    assert matrices.weight_decay == 0.1
+    assert vectors.weight_decay == 0
+    grouped = [id(p) for group in (matrices, vectors) for p in group.parameters]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    gain = model.vision.model.stem.conv1.gain  # (channels, 1, 1, 1): a vector all the same
+    assert any(p is gain for p in vectors.parameters)
+    assert any(p is model.image_projection.weight for p in matrices.parameters)
+
+
+def test_an_untrained_model_retrieves_at_chance(task, model):
+    figures = task.validate(model)
+    for name, chance in {"unseen_scenes": 1 / 64, "unseen_pairs": 1 / 64, "digits": 1 / 10}.items():
+        for way in ("image_to_text", "text_to_image"):
+            assert figures[f"validation/{name}_{way}_r1"] < 4 * chance
+            assert figures[f"validation/{name}_{way}_r5"] >= figures[f"validation/{name}_{way}_r1"]
+
+
+def test_twenty_updates_on_one_batch_tell_its_pairs_apart(task):
+    torch.manual_seed(0)
+    model = task.build_model()
+    source = task.sources()["pairs"]
+    batch = source.collate([source.example(position) for position in range(6)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(20):
+        loss = task.losses(model, "pairs", batch, gather=lambda rows: rows)["contrastive"] / 6
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_exported_encoder_gives_the_same_tokens(task, model, tmp_path: Path):
+    task.export(model, tmp_path)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    again = VisionEncoder.from_folder(tmp_path)
+    assert torch.equal(again(pixels), model.vision(pixels))
+
+
+def test_flops_grow_with_images_and_words_and_match_a_count_by_hand(task, model):
+    source = task.sources()["pairs"]
+    batch = source.collate([source.example(position) for position in range(2)])
+    larger = source.collate([source.example(position) for position in range(4)])
+    stem = 2 * 3 * 6 * 9 * 16 * 16  # one convolution of the stem, forward
+    assert task.flops(model, "pairs", larger) > 1.9 * task.flops(model, "pairs", batch)
+    assert task.flops(model, "pairs", batch) > 3 * 2 * stem
+
+
+def test_a_folder_of_pairs_trains_and_is_validated_on_held_out_pairs(task, tmp_path: Path):
+    generator = np.random.default_rng(0)
+    for index in range(40):
+        picture = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{index:02}.png")
+        (tmp_path / f"{index:02}.txt").write_text(f"noise number {index // 2}")
+    tokenizer = tmp_path / "tokenizer"
+    task.tokenizer.save_pretrained(tokenizer)
+    config = replace(CONFIG, pairs=tmp_path, tokenizer=tokenizer, augment_steps=1)
+    task = ContrastiveTask(config)
+    source = task.sources()["pairs"]
+    batch = source.collate([source.example(position) for position in range(6)])
+    assert batch.pixels.shape == (6, 3, 32, 32)
+    losses = task.losses(task.build_model(), "pairs", batch, gather=lambda rows: rows)
+    assert losses["contrastive"].isfinite()
+    figures = task.validate(task.build_model())
+    assert set(figures) == {
+        f"validation/pairs_{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "flamingo_tinny"}, "no preset 'flamingo_tinny'"),
+        ({"batch_size": 1}, "leaves no negatives"),
+        ({"digit_share": 1.5}, "digit_share"),
+        ({"family_size": 0}, "family_size"),
+    ],
+)
+def test_impossible_values_fail_at_once(changes: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, **changes)
