@@ -80,10 +80,12 @@ class DocumentEncoder:
         one_document = torch.zeros_like(ids)
         bind = next_item if bind_next else previous_item
         items = bind(is_image[None], one_document[None])[0]
+        labels = torch.where((items > 0) & ~is_image, ids, IGNORED)
+        labels[:1] = IGNORED  # nothing predicts the first token, also of a packed document
         return FlamingoExample(
             key=document.key,
             ids=ids,
-            labels=torch.where((items > 0) & ~is_image, ids, IGNORED),
+            labels=labels,
             items=items,
             documents=one_document,
             images=self._stack(images[: int(is_image.sum())]),
@@ -152,7 +154,7 @@ def join(examples: Sequence[FlamingoExample]) -> FlamingoExample:
     return FlamingoExample(
         key="+".join(example.key for example in examples),
         ids=torch.cat([example.ids for example in examples]),
-        labels=torch.cat([_first_ignored(example.labels) for example in examples]),
+        labels=torch.cat([example.labels for example in examples]),
         items=torch.cat(items),
         documents=torch.cat([torch.full_like(e.ids, i) for i, e in enumerate(examples)]),
         images=torch.cat([example.images for example in examples]),
@@ -176,10 +178,3 @@ def collate(examples: Sequence[FlamingoExample], *, padding_id: int) -> Flamingo
         pixel_values=pad_sequence([example.images for example in examples], batch_first=True),
         num_images=torch.tensor([len(example.images) for example in examples]),
     )
-
-
-def _first_ignored(labels: Tensor) -> Tensor:
-    """Nothing predicts the first token of a packed document."""
-    labels = labels.clone()
-    labels[0] = IGNORED
-    return labels

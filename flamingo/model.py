@@ -39,7 +39,19 @@ class FlamingoOutput(ModelOutput):
 
 
 class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """The complete model, with transformers' loading, saving and `generate()`."""
+    """The complete model, with transformers' loading, saving and `generate()`.
+
+    Arguments of `forward` beside those of every causal language model:
+
+    - `pixel_values`: new images (b m c y x) or videos (b m f c y x), one per `<image>` tag and in
+      the tags' order; uint8 0..255 or float 0..1, not normalised.
+    - `num_images`: how many of the `m` are real, per row; all when omitted.
+    - `media_mask` (b m f n): which visual features exist, where frames or patches differ in number.
+    - `media_item` (b s): item of each token, see `flamingo.media`; its giver vouches for it. When
+      omitted it is derived from the tags, which are checked against the images.
+    - `document_ids` (b s): documents of a packed row; text sees nothing of another document.
+    - `media_cache`: media of a generation, advanced in place as `past_key_values` is.
+    """
 
     config: FlamingoConfig
     base_model_prefix = "model"
@@ -135,23 +147,13 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> FlamingoOutput:
-        """Next-token logits of text that looks at its images.
-
-        Args:
-            pixel_values: new images (b m c y x), or videos (b m f c y x), one per `<image>` tag and
-                in the tags' order; uint8 0..255 or float 0..1, not normalised.
-            num_images: how many of the `m` are real, per row; all when omitted.
-            media_mask: which visual features exist, where frames or patches differ in number.
-            media_item: item of each token (see `flamingo.media`); the caller then vouches for it.
-                Derived from the tags and checked against the images when omitted.
-            document_ids: documents of a packed row; text sees nothing of another document.
-            past_key_values, media_cache: the state of a generation, both advanced in place.
-        """
+        """Next-token logits of text that looks at its images; see the class for the arguments."""
         places = {"attention_mask": attention_mask, "position_ids": position_ids}
         if document_ids is not None:
             _refuse_with_documents(attention_mask, position_ids, use_cache)
             places |= lm.packing_arguments(self.language_model, document_ids)
-            use_cache = False
+        elif use_cache is None:
+            use_cache = not self.training
         if use_cache and media_cache is None:
             media_cache = MediaCache()
         is_image = input_ids == self.config.image_token_id
@@ -173,7 +175,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             media,
             inputs_embeds=lm.embed(self.language_model, self.new_inputs, input_ids),
             past_key_values=past_key_values,
-            use_cache=use_cache,
+            use_cache=bool(use_cache),
             logits_to_keep=logits_to_keep,
             **places,
             **kwargs,

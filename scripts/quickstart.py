@@ -1,0 +1,193 @@
+"""Flamingo from nothing, in minutes, on a CPU: three stages, an evaluation and a report.
+
+    python scripts/quickstart.py [--folder runs/quickstart] [--seed 0]
+
+Generates its data, pre-trains the vision encoder by contrast and the language model on text,
+freezes both, trains Flamingo, asks it few-shot questions about scenes it has never seen, and writes
+everything into one folder. The same command again continues where it stopped.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import flamingo  # noqa: F401 - makes Flamingo known to the Auto classes
+from common.data.document import Image
+from common.data.embedded.episodes import draw_episode
+from common.errors import UserError
+from common.evaluation.few_shot import FewShotConfig, FewShotEvaluation, evaluate_few_shot
+from common.evaluation.plots import attention_picture
+from common.evaluation.report import (
+    FEW_SHOT_HEADINGS,
+    Section,
+    few_shot_json,
+    few_shot_rows,
+    few_shot_section,
+    generations_section,
+    pictures_section,
+    settings_section,
+    some_answers,
+    write_report,
+)
+from common.training.config_json import to_json
+from common.training.display import configure_logging
+from common.training.run import RunConfig
+from common.training.trainer import Trainer
+from flamingo.attention_map import attention_map
+from flamingo.generation import complete
+from flamingo.recipes import (
+    flamingo_tiny,
+    flamingo_tiny_language,
+    flamingo_tiny_vision,
+    make_task,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Three stages, an evaluation and a report, in one folder."""
+
+    # Where everything is written.
+    folder: Path = Path("runs/quickstart")
+    # Seed of initialisation, data and evaluation.
+    seed: int = 0
+
+
+def main() -> int:
+    """Runs what is not done yet; exit status 2 for a user's mistake."""
+    options = tyro.cli(Options, description=__doc__)
+    configure_logging(is_main=True)
+    started = time.monotonic()
+    try:
+        runs = stages(options)
+        for name, run in runs.items():
+            print(f"\n== {name}: {run.steps} updates ==", flush=True)
+            outcome = Trainer(run, make_task(run), options.folder / name).train()
+            if outcome.exit_status:
+                return outcome.exit_status
+        print("\n== evaluation ==", flush=True)
+        report(options, runs, started=started)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def stages(options: Options) -> dict[str, RunConfig[Any]]:
+    """The three runs; the last one reads the models of the first two."""
+    vision, language, bridge = flamingo_tiny_vision(), flamingo_tiny_language(), flamingo_tiny()
+    folders = {
+        "vision_encoder": options.folder / "vision" / "model",
+        "language_model": options.folder / "language" / "model",
+    }
+    seed = {"data_seed": options.seed}
+    return {
+        "vision": replace(vision, seed=options.seed, task=replace(vision.task, **seed)),
+        "language": replace(language, seed=options.seed, task=replace(language.task, **seed)),
+        "flamingo": replace(
+            bridge, seed=options.seed, task=replace(bridge.task, **seed, **folders)
+        ),
+    }
+
+
+def report(options: Options, runs: dict[str, RunConfig[Any]], *, started: float) -> None:
+    """Evaluates the finished model, writes the report and prints the table."""
+    folder = options.folder
+    model_folder = folder / "flamingo" / "model"
+    model = AutoModelForImageTextToText.from_pretrained(model_folder).eval()
+    processor = AutoProcessor.from_pretrained(model_folder)
+    generate = partial(complete, model, processor)
+    # Evaluation episodes come from splits of their own; the seed only draws among them.
+    evaluation = evaluate_few_shot(generate, config=FewShotConfig(seed=1000 + options.seed))
+    answers = some_answers(evaluation, split="unseen_scenes", shots=4, num=3)
+    draw_attention(model, processor, folder / "attention.png")
+    last = {name: last_figures(folder / name / "metrics.jsonl") for name in runs}
+    sections = [
+        few_shot_section(evaluation, folder),
+        generations_section(answers, folder),
+        pictures_section("Attention", {"Where each word looks": folder / "attention.png"}, folder),
+        *(
+            pictures_section(
+                f"Training: {name}",
+                {p.stem.replace("_", " "): p for p in sorted((folder / name / "plots").glob("*"))},
+                folder,
+            )
+            for name in runs
+        ),
+        figures_section(last),
+        settings_section(
+            commands=[f"python scripts/quickstart.py --folder {folder} --seed {options.seed}"],
+            settings={name: to_json(run) for name, run in runs.items()},
+        ),
+    ]
+    results = {"few_shot": few_shot_json(evaluation), "stages": last, "seed": options.seed}
+    path = write_report(folder, title="Flamingo quickstart", sections=sections, results=results)
+    print_summary(evaluation, last)
+    for answer in answers:
+        shots = ", ".join(shot.answer for shot in answer.episode.shots)
+        expected = answer.episode.query.answer
+        print(f"shots: {shots} | model: {answer.text} | expected: {expected}")
+    print(f"\nreport: {path}   ({time.monotonic() - started:.0f} s)")
+
+
+def draw_attention(model: Any, processor: Any, path: Path) -> None:
+    """The attention picture of one held-out episode."""
+    episode = draw_episode(7, 3, "unseen_scenes", num_shots=3)
+    parts: Sequence[str | Image] = episode.document().parts
+    seen = attention_map(model, processor, list(parts))
+    side = round(seen.patches.shape[1] ** 0.5)
+    words = [token.replace("Ġ", " ").strip() for token in seen.tokens]
+    attention_picture(
+        [part for part in parts if isinstance(part, np.ndarray)],
+        words,
+        seen.images.numpy(),
+        path=path,
+        heat_maps=seen.patches.reshape(-1, side, side).numpy(),
+    )
+
+
+def last_figures(file: Path) -> dict[str, float]:
+    """Every figure as it was written last."""
+    figures: dict[str, float] = {}
+    for line in file.read_text().splitlines():
+        record = json.loads(line)
+        figures |= {k: v for k, v in record.items() if isinstance(v, int | float)}
+    return figures
+
+
+def figures_section(last: dict[str, dict[str, float]]) -> Section:
+    """The last figures of every stage."""
+    lines = [
+        f"- {stage}: {name} = {value:.4g}"
+        for stage, figures in last.items()
+        for name, value in figures.items()
+    ]
+    return Section(title="Last figures of the stages", text="\n".join(lines))
+
+
+def print_summary(evaluation: FewShotEvaluation, last: dict[str, dict[str, float]]) -> None:
+    """The table of the few-shot evaluation, and the retrieval of the vision stage."""
+    table = Table(*FEW_SHOT_HEADINGS)
+    for row in few_shot_rows(evaluation):
+        table.add_row(*row)
+    Console().print(table)
+    for name, value in last["vision"].items():
+        if "R@1" in name or "recall" in name:
+            print(f"{name}: {100 * value:.1f} %")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    sys.exit(main())
