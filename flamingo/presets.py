@@ -39,6 +39,7 @@ def flamingo_tiny(*, vocab_size: int = 1024) -> FlamingoConfig:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 1024,
+            "initializer_range": 0.09,
             "pad_token_id": 0,
             "bos_token_id": 1,
             "eos_token_id": 2,
@@ -52,6 +53,7 @@ def flamingo_tiny(*, vocab_size: int = 1024) -> FlamingoConfig:
         cross_attention_interval=2,
         cross_attention_head_dim=32,
         cross_attention_feed_forward_dim=512,
+        initializer_range=0.09,  # 1 / sqrt(128), where 0.02 suits a width of 2500
     )
 
 

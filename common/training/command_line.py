@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -130,8 +130,11 @@ def _parse(
 def condense(box: str) -> str:
     """The sentence inside tyro's framed message: without frame, title and pointers to help."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    until = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return re.sub(r"\s+", " ", " ".join(lines[:until])).strip()
+    blocks = re.split(r"\n[─-]+\n", "\n".join(lines))
+    # Where the output's encoding knows only ASCII there is no frame, and the title has a block.
+    sentence = " ".join(blocks["╭" not in box and len(blocks) > 1].split())
+    # A config's own complaint names its field already; tyro prefixes the path to the config.
+    return re.sub(r"^Error parsing run[\w.]*: ", "", sentence)
 
 
 def _explain_unknown(unknown: Sequence[str], default: Invocation[RunConfig[Any]]) -> str:
@@ -141,13 +144,18 @@ def _explain_unknown(unknown: Sequence[str], default: Invocation[RunConfig[Any]]
     fields = [*flatten(to_json(default.run)), "run-folder", "dry-run", "help"]
     options = ["--" + field.replace("_", "-") for field in fields]
     option = word.split("=")[0].replace("_", "-")
-    # Without its group an option is often still recognisable: --warmup-steps.
-    leaves = {"--" + name.split(".")[-1].removeprefix("--"): name for name in options}
-    near = get_close_matches(option, options, n=1) or [
-        leaves[leaf] for leaf in get_close_matches(option, leaves, n=1)
-    ]
-    advice = f"did you mean {near[0]}?" if near else "--help lists all options"
+    near = max(options, key=lambda name: likeness(option, name))
+    is_near = likeness(option, near) > 0.6
+    advice = f"did you mean {near}?" if is_near else "--help lists all options"
     return f"unknown option {word.split('=')[0]}; {advice}"
+
+
+def likeness(typed: str, name: str) -> float:
+    """0 ... 1. An abbreviation (--optimizer.peak-lr) or a missing group (--warmup-steps) is near:
+    the share of what was typed that the name contains counts as much as the usual ratio."""
+    matcher = SequenceMatcher(None, typed, name)
+    shared = sum(block.size for block in matcher.get_matching_blocks())
+    return (matcher.ratio() + shared / len(typed)) / 2
 
 
 def describe_run(run: RunConfig[Any], task: Task[Any, Any]) -> str:

@@ -5,10 +5,14 @@ takes the next batch_size / (micro-batches x ranks) positions, ranks innermost. 
 the number of updates done, so a run resumes at its exact sample, with any number of workers.
 """
 
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.synchronize import Event
+from types import FrameType
 from typing import Any, Generic
 
 import torch
@@ -46,19 +50,27 @@ class Share:
 
 def read_updates(
     sources: Sources[BatchT], *, first: int, last: int, share: Share, num_workers: int
-) -> Iterator[list[MicroBatch[BatchT]]]:
-    """For every update first ... last - 1 (from 0) this rank's micro-batches of all sources."""
+) -> Generator[list[MicroBatch[BatchT]]]:
+    """For every update first ... last - 1 (from 0) this rank's micro-batches of all sources.
+
+    Close it, also after an error: that ends the workers.
+    """
     check_batch_sizes(sources, share)
+    done = multiprocessing.Event()
     streams = {
-        name: iter(_loader(source, first, last, share, num_workers))
+        name: iter(_loader(source, range(first, last), share, num_workers, done))
         for name, source in sources.items()
     }
-    for _ in range(first, last):
-        yield [
-            MicroBatch(source=name, weight=source.weight, batch=_unwrap(next(streams[name])))
-            for _ in range(share.num_micro_batches)
-            for name, source in sources.items()
-        ]
+    try:
+        for _ in range(first, last):
+            yield [
+                MicroBatch(source=name, weight=source.weight, batch=_unwrap(next(streams[name])))
+                for _ in range(share.num_micro_batches)
+                for name, source in sources.items()
+            ]
+    finally:
+        done.set()
+        streams.clear()  # Ends the workers, even while an error still holds this frame.
 
 
 def check_batch_sizes(sources: Sources[BatchT], share: Share) -> None:
@@ -74,14 +86,14 @@ def check_batch_sizes(sources: Sources[BatchT], share: Share) -> None:
 
 
 def _loader(
-    source: Source[Any, BatchT], first: int, last: int, share: Share, num_workers: int
+    source: Source[Any, BatchT], updates: range, share: Share, num_workers: int, done: Event
 ) -> DataLoader[Any]:
     return DataLoader(
         _Examples(source),
-        batch_sampler=_Positions(source.batch_size, range(first, last), share),
+        batch_sampler=_Positions(source.batch_size, updates, share),
         collate_fn=partial(_collate, source),
         num_workers=num_workers,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=partial(_prepare_worker, done),
         # A loader without its own generator draws its seed from the training's, at every start.
         generator=torch.Generator(),
     )
@@ -130,8 +142,13 @@ def _unwrap(batch: BatchT | UserError) -> BatchT:
     return batch
 
 
-def _prepare_worker(_: int) -> None:
+def _prepare_worker(done: Event, _: int) -> None:
     torch.set_num_threads(1)
+
+    def ignore_until_done(number: int, frame: FrameType | None) -> None:
+        if done.is_set():
+            os._exit(0)
+
     # Ctrl-C and a scheduler's SIGTERM reach the whole group; the training process decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, ignore_until_done)
+    signal.signal(signal.SIGTERM, ignore_until_done)

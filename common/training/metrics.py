@@ -110,10 +110,11 @@ class Pace:
 
     def _restart(self) -> None:
         self.start = time.perf_counter()
-        self.tokens = self.flops = self.waited_s = 0.0
+        self.tokens = 0
+        self.flops = self.waited_s = 0.0
         self.updates = 0
 
-    def add(self, *, tokens: float, flops: float) -> None:
+    def add(self, *, tokens: int, flops: float) -> None:
         """One update's work, summed over ranks."""
         self.tokens += tokens
         self.flops += flops

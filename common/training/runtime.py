@@ -38,6 +38,8 @@ class Runtime:
         # Several runs in one process may differ in precision; the process group stays.
         AcceleratorState._reset_state(reset_partial_state=False)
         self.accelerator = Accelerator(
+            # Without being told, Accelerate starts independent runs on several CPU processes.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             log_with=None if config.tracker == "none" else config.tracker,
             project_dir=folder,
@@ -47,6 +49,12 @@ class Runtime:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.num_ranks: int = self.accelerator.num_processes
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.num_ranks:
+            raise UserError(
+                f"{launched} processes were launched but Accelerate sees {self.num_ranks}; "
+                "start with `torchrun` or `accelerate launch` and one process per device"
+            )
         self.control = self._control_group()
 
     def _control_group(self) -> dist.ProcessGroup | None:
@@ -80,6 +88,11 @@ class Runtime:
         """Elementwise sum over ranks of a tensor on the device, without waiting for it."""
         total: Tensor = self.accelerator.reduce(values, reduction="sum")
         return total
+
+    def agree_on(self, received: int) -> int:
+        """The largest number any rank has received; cheap as long as all have 0."""
+        (raised,) = self.sum_on_hosts([float(received != 0)])
+        return max(self.collect(received)) if raised else 0
 
     def collect(self, value: ValueT) -> list[ValueT]:
         """The values of all ranks, in rank order."""

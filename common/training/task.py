@@ -155,6 +155,7 @@ class Task(Objective[ModelT, BatchT], Reports[ModelT], Protocol[ModelT, BatchT])
 
         The loop seeds all random number generators first. A frozen part that must stay in
         evaluation mode (dropout, batch norm) overrides its own `train()`.
+        `--dry-run` builds it under `torch.device("meta")`, without memory for its weights.
         """
         ...
 

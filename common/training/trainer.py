@@ -10,7 +10,8 @@ bit; running a finished one says so. The loop knows no model: see `task.py`. The
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -77,8 +78,8 @@ class Trainer(Generic[ModelT, BatchT]):
         self.updater = Updater(self.run, self.task, self.runtime)
         self._restore()
         self._start_records()
-        with Interruption() as interruption, self.display:
-            self._loop(interruption)
+        with closing(self._updates()) as updates, Interruption() as interruption, self.display:
+            self._loop(updates, interruption)
         for tracker in self.runtime.accelerator.trackers:
             tracker.finish()
         if not self.progress.is_over(self.run):
@@ -92,13 +93,14 @@ class Trainer(Generic[ModelT, BatchT]):
         text = f"finished at step {self.progress.step}; the model is in {model_folder}"
         return self._outcome("completed", text)
 
-    def _loop(self, interruption: Interruption) -> None:
+    def _loop(
+        self, updates: Iterator[list[MicroBatch[BatchT]]], interruption: Interruption
+    ) -> None:
         self.pace = Pace(
             peak=peak_flops(self.runtime.device, self.run.precision),
             num_ranks=self.runtime.num_ranks,
         )
         self.received = 0
-        updates = self._updates()
         self.updater.model.train()
         while not self.progress.is_over(self.run) and not self.received:
             with self.pace.waiting():
@@ -107,10 +109,10 @@ class Trainer(Generic[ModelT, BatchT]):
             self._advance(batches, work)
             self._observe()
             # Ranks are told at different steps; they stop at the same one.
-            self.received = max(self.runtime.collect(interruption.received))
+            self.received = self.runtime.agree_on(interruption.received)
             self._save_when_due()
 
-    def _updates(self) -> Iterator[list[MicroBatch[BatchT]]]:
+    def _updates(self) -> Generator[list[MicroBatch[BatchT]]]:
         return read_updates(
             self.task.sources(),
             first=self.progress.step,

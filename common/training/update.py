@@ -105,7 +105,8 @@ class Updater(Generic[ModelT, BatchT]):
             local["tokens"] += self.task.tokens(part.batch)
             flops += self.task.flops(self.model, part.source, part.batch)
         names = sorted(local)
-        *totals, flops = self.runtime.sum_on_hosts([*(local[name] for name in names), flops])
+        numbers = [float(local[name]) for name in names]
+        *totals, flops = self.runtime.sum_on_hosts([*numbers, flops])
         whole = {name: int(total) for name, total in zip(names, totals, strict=True)}
         return Work(tokens=whole.pop("tokens"), counts=whole, flops=flops)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from common.training.gather import gather_rows
 from common.training.metrics import read_lines
@@ -63,7 +63,7 @@ def test_a_contrastive_loss_over_gathered_rows_has_the_gradient_of_the_whole_bat
     tmp_path: Path,
 ) -> None:
     results = str(tmp_path / "rank")
-    multiprocessing.spawn(gather_on_a_rank, (str(tmp_path / "meet"), results), nprocs=2)
+    spawn(gather_on_a_rank, (str(tmp_path / "meet"), results), nprocs=2)
     rows = torch.cat([rows_of(0), rows_of(1)]).requires_grad_()
     scores = rows @ rows.T
     torch.nn.functional.cross_entropy(scores, torch.arange(6), reduction="sum").backward()

@@ -24,8 +24,11 @@ from common.errors import UserError
 
 
 def write(checkpoints: Path, step: int) -> Path:
+    def fill(inside: Path) -> None:
+        (inside / "a.bin").write_bytes(b"content" * step)
+
     folder = step_folder(checkpoints, step)
-    write_folder(folder, lambda inside: (inside / "a.bin").write_bytes(b"content" * step) and None)
+    write_folder(folder, fill)
     return folder
 
 

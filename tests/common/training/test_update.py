@@ -155,7 +155,9 @@ def test_a_run_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
 
 def test_a_trainable_parameter_without_a_group_is_refused() -> None:
     model = ToyModel(ToyConfig())
-    group = ParameterGroup(name="hidden", parameters=[model.hidden.weight], weight_decay=0.1)
+    group = ParameterGroup(
+        name="hidden", parameters=[*model.hidden.parameters()][:1], weight_decay=0.1
+    )
     with pytest.raises(ValueError, match=r"in no parameter group: .*hidden.bias"):
         build_optimizer(model, [group], toy().optimizer)
     frozen = ParameterGroup(name="all", parameters=[*model.parameters()], weight_decay=0.1)

@@ -29,7 +29,7 @@ class ToyConfig:
     dropout: float = 0.2
     # Loss weight of the source of cosines.
     cosine_weight: float = 0.5
-    # Position of an example whose input is not a number; None for no such example.
+    # Position of a sine example whose input is not a number; None for no such example.
     broken_position: int | None = None
     # Time that preparing an example takes, so that a test can kill the run on its way.
     delay_s: float = 0.0
@@ -51,8 +51,12 @@ class ToyBatch:
     valid: Float[Tensor, " b"]
 
     def to(self, device: torch.device) -> Self:
-        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        return dataclasses.replace(
+            self,
+            inputs=self.inputs.to(device),
+            targets=self.targets.to(device),
+            valid=self.valid.to(device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class ToySource:
         inputs = torch.randn(5, generator=torch.Generator().manual_seed(1000 + index))
         wave = torch.sin if self.name == "sine" else torch.cos
         target = wave(inputs.sum())
-        if position == self.config.broken_position:
+        if self.name == "sine" and position == self.config.broken_position:
             inputs = inputs * torch.nan
         key = f"{self.name}-{epoch}-{index}"
         return ToyExample(key=key, inputs=inputs, target=target, valid=index % 3 > 0)
@@ -86,6 +90,8 @@ class ToySource:
 
 
 class ToyModel(nn.Module):
+    seen: Tensor
+
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         self.frozen = nn.Linear(5, 6).requires_grad_(False)
@@ -141,7 +147,8 @@ class ToyTask:
         return len(batch.keys)
 
     def monitor(self, model: ToyModel) -> dict[str, float]:
-        return {f"norm/{name}": head.weight.norm().item() for name, head in model.heads.items()}
+        parameters = dict(model.heads.named_parameters())
+        return {f"norm/{name}": p.norm().item() for name, p in parameters.items()}
 
     def validate(self, model: ToyModel) -> dict[str, float]:
         inputs = torch.randn(64, 5)  # Drawn from the training's generator, on purpose.
