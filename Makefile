@@ -30,6 +30,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+quickstart: export OMP_NUM_THREADS = 2
 quickstart: $(STAMP)  ## train the tiny Flamingo end to end and write its report
 	$(BIN)/python scripts/quickstart.py
 

@@ -34,6 +34,15 @@ from common.data.images import AugmentConfig, augment, resize_and_centre_crop
 from common.data.randomness import generator_at
 from flamingo.corpora import CorpusSplit, open_corpus
 
+# What sets neighbours apart: shapes are by far the hardest to learn, the rest comes by itself.
+NEIGHBOUR_ODDS: dict[Attribute, float] = {
+    "colour": 0.125,
+    "shape": 0.5,
+    "count": 0.125,
+    "position": 0.125,
+    "size": 0.125,
+}
+
 DrawPair = Callable[[int], Pair]
 Group = Sequence[Pair]  # pairs with distinct captions
 
@@ -175,9 +184,9 @@ def folder_groups(folder: Path, *, seed: int, captions: int, groups: int) -> dic
 
 def _neighbour(scene: Scene, generator: np.random.Generator) -> Scene:
     """A training scene that differs in one attribute."""
-    names: list[Attribute] = list(ATTRIBUTES)
+    names, odds = list(NEIGHBOUR_ODDS), list(NEIGHBOUR_ODDS.values())
     while True:
-        name = names[int(generator.integers(len(names)))]
+        name = names[int(generator.choice(len(names), p=odds))]
         values = ATTRIBUTES[name]
         value = values[int(generator.integers(len(values)))]
         neighbour = replace(scene, **{name: value})

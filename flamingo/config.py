@@ -11,8 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 NUM_NEW_TOKENS = 2  # <image> and <|endofchunk|>, in this order, right after the LM's own vocabulary
 
-# The statistics of CLIP's pre-training images; ImageNet's for timm's NFNets. Values from timm.
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# timm's statistics for its NFNets; a CLIP ViT wants those of its own pre-training images.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -25,7 +25,7 @@ from common.data.randomness import generator_at
 from common.errors import UserError
 from flamingo.processing import Part
 
-Kind = Literal["scenes", "scene_pairs", "interleaved", "pairs"]
+Kind = Literal["episodes", "scenes", "scene_pairs", "interleaved", "pairs"]
 CorpusSplit = Literal["train", "validation"]
 Corpus = Callable[[int], Document]
 
@@ -34,16 +34,19 @@ HELD_OUT_SHARE = 0.05  # of the user's records
 MOST_HELD_OUT = 1000
 
 # Documents of these kinds take turns.
-SCENES = (episode_document, episode_document, question_document, interleaved_document)
-SCENE_PAIRS = (caption_document, digit_document)
+GENERATED: dict[str, tuple[Callable[..., Document], ...]] = {
+    "episodes": (episode_document,),
+    "scenes": (question_document, interleaved_document),
+    "scene_pairs": (caption_document, digit_document),
+}
 
 
 def open_corpus(kind: Kind, *, path: Path | None, split: CorpusSplit, seed: int) -> Corpus:
     """The documents of one kind; generated kinds take no path, the others need one."""
-    if kind in ("scenes", "scene_pairs"):
+    if kind in GENERATED:
         if path is not None:
             raise UserError(f"{kind} are generated and take no path; remove {path}")
-        return _generated(SCENES if kind == "scenes" else SCENE_PAIRS, split=split, seed=seed)
+        return _generated(GENERATED[kind], split=split, seed=seed)
     if path is None:
         wanted = "a jsonl file" if kind == "interleaved" else "a folder of images"
         raise UserError(f"a source of kind {kind} needs a path: {wanted}")

@@ -22,7 +22,7 @@ from common.data.randomness import generator_at
 from common.errors import UserError
 from common.objectives.language import next_token_loss
 from common.training.task import Gather, ParameterGroup
-from flamingo.corpora import CorpusSplit, embedded_tokenizer, open_corpus
+from flamingo.corpora import CorpusSplit, Kind, embedded_tokenizer, open_corpus
 from flamingo.language_model import build_language_model
 from flamingo.presets import PRESETS
 
@@ -207,14 +207,15 @@ def _mixed_text(
     split: CorpusSplit, *, prose_share: float, seed: int
 ) -> Callable[[int], tuple[str, str]]:
     prose = paragraphs("train" if split == "train" else "held_out")
-    scenes = open_corpus("scenes", path=None, split=split, seed=seed)
+    kinds: tuple[Kind, ...] = ("episodes", "episodes", "scenes", "scene_pairs")
+    corpora = [open_corpus(kind, path=None, split=split, seed=seed) for kind in kinds]
 
     def text_at(index: int) -> tuple[str, str]:
         generator = generator_at(seed=seed, index=index, stream="flamingo/text")
         if generator.random() < prose_share:
             place = int(generator.integers(len(prose)))
             return f"prose/{split}/{place}", prose[place]
-        document = scenes(index)
+        document = corpora[int(generator.integers(len(corpora)))](index)
         return f"text of {document.key}", words_of(document)
 
     return text_at

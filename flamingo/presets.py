@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from flamingo.config import CLIP_MEAN, CLIP_STD, FlamingoConfig, FlamingoVisionConfig
+from flamingo.config import FlamingoConfig, FlamingoVisionConfig
 from flamingo.model import FlamingoForConditionalGeneration
 
 # NFNet-F6 emits 3072 channels; 16 heads of 128 and a projection to 1536 make the printed 194M.
@@ -50,7 +50,7 @@ def flamingo_tiny(*, vocab_size: int = 1024) -> FlamingoConfig:
         resampler_heads=4,
         resampler_head_dim=32,
         resampler_feed_forward_dim=512,
-        cross_attention_interval=2,
+        cross_attention_interval=1,
         cross_attention_head_dim=32,
         cross_attention_feed_forward_dim=512,
         initializer_range=0.09,  # 1 / sqrt(128), where 0.02 suits a width of 2500
@@ -65,12 +65,13 @@ def tiny_vision() -> FlamingoVisionConfig:
         model_options={
             "depths": (1, 2),
             "channels": (64, 128),
-            "stem_chs": 48,
+            "stem_chs": 96,
             "group_size": 32,
             "num_features": 128,
+            "output_stride": 4,  # 8 x 8 tokens
         },
-        image_mean=CLIP_MEAN,
-        image_std=CLIP_STD,
+        image_mean=(0.2, 0.2, 0.2),  # of the generated scenes
+        image_std=(0.25, 0.25, 0.25),
     )
 
 

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
 from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
+from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask, tiny_contrastive
 
 FlamingoRun = RunConfig[FlamingoTaskConfig]
 
@@ -30,25 +32,71 @@ def flamingo_tiny() -> FlamingoRun:
             vision_encoder=Path("runs/flamingo_tiny_vision/model"),
             frozen_precision="fp32",
             max_tokens=256,
-            augment_steps=200,
+            augment_steps=100,
             sources=(
-                SourceConfig(name="documents", kind="scenes", batch_size=32, weight=1.0),
+                SourceConfig(name="episodes", kind="episodes", batch_size=32, weight=1.0),
+                SourceConfig(name="documents", kind="scenes", batch_size=4, weight=0.2),
                 SourceConfig(
                     name="pairs",
                     kind="scene_pairs",
-                    batch_size=8,
+                    batch_size=2,
                     weight=0.2,
                     documents_per_row=4,
                 ),
             ),
         ),
-        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        optimizer=OptimizerConfig(peak_learning_rate=3e-3),
         schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=100),
-        steps=400,
+        steps=500,
         log_every=10,
         validate_every=100,
         sample_every=100,
+    )
+
+
+def flamingo_tiny_vision() -> RunConfig[ContrastiveConfig]:
+    """The vision encoder of the tiny preset: generated scenes and real digits with captions.
+
+    Hardware: 2 CPU cores, about 3 minutes. Expected: docs/numbers.md.
+    """
+    return RunConfig(
+        task=tiny_contrastive(),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=40),
+        checkpoint=CheckpointConfig(every_steps=100),
+        steps=600,
+        log_every=20,
+        validate_every=200,
+        sample_every=200,
+    )
+
+
+def flamingo_80b_vision() -> RunConfig[ContrastiveConfig]:
+    """The vision encoder of the published system: NFNet-F6 by contrast, batch 16384, 1.2M steps.
+
+    Hardware: 512 TPU v4 in the paper. Not run. Data: a folder of pairs (ALIGN, LTIP), by path.
+    """
+    return RunConfig(
+        task=ContrastiveConfig(
+            model="flamingo_80b",
+            batch_size=16_384,
+            embedding_dim=1376,
+            text_dim=768,
+            text_layers=12,
+            text_heads=12,
+            max_tokens=64,
+            weight_decay=0.1,
+            image_size=288,
+            pairs=Path("data/align"),
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=1e-3),
+        schedule=ScheduleConfig(warmup_steps=5_000),
+        steps=1_200_000,
+        precision="bf16",
+        num_workers=8,
+        log_every=10,
+        validate_every=5_000,
     )
 
 
@@ -64,7 +112,7 @@ def flamingo_tiny_language() -> RunConfig[LanguageTaskConfig]:
         optimizer=OptimizerConfig(peak_learning_rate=2e-3),
         schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=100),
-        steps=300,
+        steps=250,
         log_every=10,
         validate_every=100,
         sample_every=100,
@@ -162,17 +210,31 @@ def _web_sources(*, documents: int, pairs: int) -> tuple[SourceConfig, ...]:
 
 
 RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
+    "flamingo_tiny_vision": flamingo_tiny_vision,
     "flamingo_tiny_language": flamingo_tiny_language,
     "flamingo_tiny": flamingo_tiny,
     "flamingo_3b": flamingo_3b,
     "flamingo_9b": flamingo_9b,
+    "flamingo_80b_vision": flamingo_80b_vision,
     "flamingo_80b": flamingo_80b,
     "flamingo_80b_paper": flamingo_80b_paper,
 }
 
 
+def _refuse_micro_batches(run: RunConfig[Any]) -> None:
+    """Each micro-batch would be contrasted with itself only: another, weaker loss."""
+    if run.num_micro_batches > 1:
+        raise UserError(
+            f"num_micro_batches={run.num_micro_batches} would shrink the negatives of the "
+            "contrastive loss; use 1 and more ranks, or a smaller task.batch_size"
+        )
+
+
 def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
     """The task that a recipe's configuration describes."""
+    if isinstance(run.task, ContrastiveConfig):
+        _refuse_micro_batches(run)
+        return ContrastiveTask(run.task)
     if isinstance(run.task, LanguageTaskConfig):
         return LanguageTask(run.task)
     return FlamingoTask(run.task)

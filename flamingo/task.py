@@ -48,7 +48,7 @@ class SourceConfig:
 
     # Name in metrics and tables.
     name: str
-    # scenes and scene_pairs are generated; interleaved (jsonl) and pairs (folder) need a path.
+    # The first three are generated; interleaved (jsonl) and pairs (folder) need a path.
     kind: corpora.Kind
     # The user's jsonl file or folder.
     path: Path | None = None

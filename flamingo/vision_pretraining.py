@@ -70,6 +70,8 @@ class ContrastiveConfig:
     pairs: Path | None = None
     # Folder of a tokenizer; None: the small byte-level one of the generated data.
     tokenizer: Path | None = None
+    # Initial gain of an NFNet's residual branches: 0 as published; 1 lets a short run use them.
+    residual_gain: float = 0.0
     # Generated data: scenes of a family differ in one attribute; 1 for no families.
     family_size: int = 4
     # Generated data: share of handwritten digits.
@@ -98,13 +100,14 @@ class ContrastiveModel(nn.Module):
     def __init__(self, *, vision: VisionEncoder, text: TextEncoder, embedding_dim: int) -> None:
         super().__init__()
         self.vision = vision
+        self.token_norm = nn.LayerNorm(vision.dim)
         self.image_projection = nn.Linear(vision.dim, embedding_dim, bias=False)
         self.text = text
         self.log_scale = nn.Parameter(torch.full((1,), math.log(INITIAL_SCALE)))
 
     def encode_images(self, pixels: UInt8[Tensor, "b c y x"]) -> Float[Tensor, "b d"]:
-        """Vectors of images, not normalised: the mean of the tokens, projected."""
-        return self.image_projection(self.vision(pixels).mean(dim=1))
+        """Vectors of images, not normalised: the mean of the normed tokens, projected."""
+        return self.image_projection(self.token_norm(self.vision(pixels)).mean(dim=1))
 
     def encode_captions(
         self, input_ids: Int[Tensor, "b s"], *, valid: Bool[Tensor, "b s"]
@@ -129,9 +132,9 @@ class ContrastiveTask:
             feed_forward_dim=4 * self.config.text_dim,
             output_dim=self.config.embedding_dim,
         )
-        return ContrastiveModel(
-            vision=self._build_encoder(), text=text, embedding_dim=self.config.embedding_dim
-        )
+        vision = self._build_encoder()
+        _set_residual_gain(vision, self.config.residual_gain)
+        return ContrastiveModel(vision=vision, text=text, embedding_dim=self.config.embedding_dim)
 
     def sources(self) -> Mapping[str, PairSource]:
         """One source: all pairs."""
@@ -286,6 +289,31 @@ class ContrastiveTask:
         image = F.normalize(model.encode_images(batch.pixels).float(), dim=-1)
         text = model.encode_captions(batch.input_ids, valid=batch.valid)
         return image @ F.normalize(text.float(), dim=-1).T
+
+
+def tiny_contrastive() -> ContrastiveConfig:
+    """The tiny preset's stage on generated data.
+
+    Goes with AdamW at 2e-3, betas 0.9 and 0.95, 40 updates of warm-up, cosine to 0, clip 1.0.
+    """
+    return ContrastiveConfig(
+        model="flamingo_tiny",
+        batch_size=128,
+        embedding_dim=64,
+        text_dim=64,
+        text_layers=2,
+        text_heads=4,
+        max_tokens=32,
+        weight_decay=0.05,
+        residual_gain=1.0,
+    )
+
+
+def _set_residual_gain(vision: VisionEncoder, gain: float) -> None:
+    """Only NFNets have such gains; other encoders are left as they are."""
+    for name, parameter in vision.named_parameters():
+        if name.endswith("skipinit_gain"):
+            nn.init.constant_(parameter, gain)
 
 
 def _recalls(similarities: Float[Tensor, "b b"]) -> dict[str, float]:

@@ -27,7 +27,7 @@ COUNTS = {
         "new tokens": 32_768,
     },
 }
-LAYERS = {"flamingo_tiny": 2, "flamingo_3b": 24, "flamingo_9b": 8, "flamingo_80b": 12}
+LAYERS = {"flamingo_tiny": 4, "flamingo_3b": 24, "flamingo_9b": 8, "flamingo_80b": 12}
 
 
 @pytest.mark.parametrize("name", list(COUNTS))

@@ -147,6 +147,15 @@ def test_twenty_updates_on_one_batch_tell_its_pairs_apart(task):
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_residual_branches_start_with_the_gain_of_the_configuration(task, model):
+    opened = ContrastiveTask(replace(CONFIG, residual_gain=0.7))
+    opened.__dict__["tokenizer"] = task.tokenizer  # training another one takes a second
+    for stage, gain in ((model, 0.0), (opened.build_model(), 0.7)):
+        gains = [p for n, p in stage.vision.named_parameters() if n.endswith("skipinit_gain")]
+        assert gains
+        assert all(torch.equal(p, torch.full((1,), gain)) for p in gains)
+
+
 def test_the_exported_encoder_gives_the_same_tokens(task, model, tmp_path: Path):
     task.export(model, tmp_path)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
