@@ -5,7 +5,7 @@ weights of those latents on the visual features in the resampler's last layer, a
 latents and blocks. A picture for a reader, no explanation of the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,10 @@ def _recorded(model: nn.Module) -> Iterator[_Seen]:
     def keep_latents(module: ResamplerLayer, args: tuple[Any, ...]) -> None:
         seen.latents.append((module, args[0], args[1]))
 
-    keepers = {MediaAttention: keep_text, ResamplerLayer: keep_latents}
+    keepers: dict[type[nn.Module], Callable[..., None]] = {
+        MediaAttention: keep_text,
+        ResamplerLayer: keep_latents,
+    }
     handles = [
         module.register_forward_pre_hook(keepers[type(module)])
         for module in model.modules()
@@ -86,6 +89,7 @@ def _text_weights(
 ) -> Float[Tensor, "s m q"]:
     """Softmax over the latents that each token may see, mean over heads."""
     keys, _ = attention.keys_and_values(media, rows=1)
+    assert keys is not None  # the document has an image
     queries = rearrange(attention.to_query(text), "1 s (h e) -> h s e", h=attention.num_heads)
     keys = rearrange(keys, "1 m h q e -> h m q e")
     scores = torch.einsum("hse,hmqe->hsmq", queries, keys) * queries.shape[-1] ** -0.5

@@ -161,13 +161,11 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if media_item is None:
             self._check_images(is_image, pixel_values, num_images)
             media_item = _after_cached_items(previous_item(is_image, documents), media_cache)
-        media = Media(
-            latents=self.encode_images(pixel_values, media_mask),
+        media = self._media(
+            self.encode_images(pixel_values, media_mask),
             num_new=num_images,
             item=media_item,
             first=first_item(is_image, documents),
-            attention=self.config.media_attention,
-            backend=self.config.attention_backend,
             cache=media_cache,
         )
         outputs = lm.run(
@@ -273,6 +271,14 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if isinstance(module, GatedCrossAttentionBlock):
             init.zeros_(module.attention_gate)
             init.zeros_(module.feed_forward_gate)
+
+    def _media(self, latents: Float[Tensor, "b m q w"] | None, **fields: Any) -> Media:
+        return Media(
+            latents=latents,
+            attention=self.config.media_attention,
+            backend=self.config.attention_backend,
+            **fields,
+        )
 
     def _check_images(
         self,

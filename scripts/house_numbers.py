@@ -5,11 +5,18 @@ files a batch passes on its way from the loader to the optimizer."""
 import ast
 import dataclasses
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from types import FrameType
+
+from common.training.loader import MicroBatch
+from common.training.runtime import Runtime
+from common.training.update import Updater
+from flamingo.recipes import flamingo_tiny
+from flamingo.task import FlamingoTask
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("common", "flamingo", "flare", "scripts")
@@ -32,6 +39,10 @@ def main() -> None:
     for path in READING_PATH:
         print(f"{files[path]:>7}  {path}" if path in files else f"{'-':>7}  {path} (not there)")
     print(f"{sum(files.get(path, 0) for path in READING_PATH):>7}  lines in all")
+    handled = trace_flamingo().handled
+    print(f"\n{len(handled)} files handle a batch between the loader and optimizer.step()")
+    for path in handled:
+        print(f"         {path}")
 
 
 def _sources() -> list[Path]:
@@ -98,6 +109,20 @@ def batch_path(update: Callable[[], object], batch: object) -> BatchPath:
     finally:
         sys.setprofile(previous)
     return BatchPath(handled=list(handled), executed=list(executed))
+
+
+def trace_flamingo() -> BatchPath:
+    """A real update of the tiny Flamingo with random backbones."""
+    run = flamingo_tiny()
+    config = replace(run.task, language_model=None, vision_encoder=None)
+    run = replace(run, task=config)
+    task = FlamingoTask(config)
+    source = task.sources()["episodes"]
+    batch = source.collate([source.example(position) for position in range(4)])
+    part = MicroBatch(source="episodes", weight=source.weight, batch=batch)
+    with tempfile.TemporaryDirectory() as folder:
+        updater = Updater(run, task, Runtime(run, Path(folder)))
+        return batch_path(lambda: updater.update([part], number=1), batch)
 
 
 if __name__ == "__main__":

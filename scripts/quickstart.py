@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +30,7 @@ from common.evaluation.few_shot import FewShotConfig, FewShotEvaluation, evaluat
 from common.evaluation.plots import attention_picture
 from common.evaluation.report import (
     FEW_SHOT_HEADINGS,
+    Json,
     Section,
     few_shot_json,
     few_shot_rows,
@@ -87,18 +87,18 @@ def main() -> int:
 
 def stages(options: Options) -> dict[str, RunConfig[Any]]:
     """The three runs; the last one reads the models of the first two."""
+    folder, seed = options.folder, options.seed
     vision, language, bridge = flamingo_tiny_vision(), flamingo_tiny_language(), flamingo_tiny()
-    folders = {
-        "vision_encoder": options.folder / "vision" / "model",
-        "language_model": options.folder / "language" / "model",
-    }
-    seed = {"data_seed": options.seed}
+    task = replace(
+        bridge.task,
+        data_seed=seed,
+        vision_encoder=folder / "vision" / "model",
+        language_model=folder / "language" / "model",
+    )
     return {
-        "vision": replace(vision, seed=options.seed, task=replace(vision.task, **seed)),
-        "language": replace(language, seed=options.seed, task=replace(language.task, **seed)),
-        "flamingo": replace(
-            bridge, seed=options.seed, task=replace(bridge.task, **seed, **folders)
-        ),
+        "vision": replace(vision, seed=seed, task=replace(vision.task, data_seed=seed)),
+        "language": replace(language, seed=seed, task=replace(language.task, data_seed=seed)),
+        "flamingo": replace(bridge, seed=seed, task=task),
     }
 
 
@@ -132,7 +132,11 @@ def report(options: Options, runs: dict[str, RunConfig[Any]], *, started: float)
             settings={name: to_json(run) for name, run in runs.items()},
         ),
     ]
-    results = {"few_shot": few_shot_json(evaluation), "stages": last, "seed": options.seed}
+    results: dict[str, Json] = {
+        "few_shot": few_shot_json(evaluation),
+        "stages": last,
+        "seed": options.seed,
+    }
     path = write_report(folder, title="Flamingo quickstart", sections=sections, results=results)
     print_summary(evaluation, last)
     for answer in answers:
@@ -189,5 +193,4 @@ def print_summary(evaluation: FewShotEvaluation, last: dict[str, dict[str, float
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     sys.exit(main())

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ def is_first_process() -> bool:
 class Runtime:
     """One run's processes; on a single process every method is the identity."""
 
-    def __init__(self, config: RunConfig[object], folder: Path) -> None:
+    def __init__(self, config: RunConfig[Any], folder: Path) -> None:
         known = ("none", *(str(name) for name in LOGGER_TYPE_TO_CLASS))
         if config.tracker not in known:
             raise UserError(f"unknown tracker {config.tracker}; use one of {', '.join(known)}")

@@ -159,5 +159,6 @@ def test_a_reference_to_a_missing_item_is_refused(length: int) -> None:
 def test_own_media_can_be_differentiated_twice() -> None:
     item = torch.tensor([[2, 0, 1, 1, 2]])
     tensors = tuple(x.detach().double().requires_grad_() for x in media_inputs(b=1, s=5, m=2, n=3))
-    call = lambda q, k, v: attend_own_media(q, k, v, item=item, backend="reference")  # noqa: E731
-    assert torch.autograd.gradgradcheck(call, tensors)
+    assert torch.autograd.gradgradcheck(
+        lambda q, k, v: attend_own_media(q, k, v, item=item, backend="reference"), tensors
+    )

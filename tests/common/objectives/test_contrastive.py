@@ -25,10 +25,8 @@ def plain_loss(image: Tensor, text: Tensor, scale: Tensor, duplicates: list[int]
     for rows, columns in ((image, text), (text, image)):
         for i, row in enumerate(rows):
             positive = torch.exp(scale * (row @ columns[i]))
-            total = positive
-            for j, column in enumerate(columns):
-                if duplicates[j] != duplicates[i]:
-                    total = total + torch.exp(scale * (row @ column))
+            others = [j for j in range(len(columns)) if duplicates[j] != duplicates[i]]
+            total = sum((torch.exp(scale * (row @ columns[j])) for j in others), positive)
             loss = loss - 0.5 * torch.log(positive / total)
     return loss[0]
 

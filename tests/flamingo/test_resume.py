@@ -1,0 +1,65 @@
+"""A real Flamingo run that is killed goes on bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+COMMAND = [
+    sys.executable,
+    "scripts/train_flamingo.py",
+    "flamingo_tiny",
+    *("--task.vision-encoder", "None", "--task.language-model", "None"),
+    *("--steps", "14", "--schedule.warmup-steps", "3", "--task.augment-steps", "5"),
+    *("--log-every", "1", "--validate-every", "None", "--sample-every", "None"),
+    *("--checkpoint.every-steps", "3"),
+]
+
+
+def command(folder: Path) -> list[str]:
+    return [*COMMAND, "--run-folder", str(folder)]
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    """Every logged figure that does not depend on the clock."""
+    text = (folder / "metrics.jsonl").read_text()
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith("speed/")}
+        for line in text.splitlines()
+    ]
+
+
+def kill_after(folder: Path, *, step: int) -> None:
+    """Starts the run and kills it without warning as soon as it has logged a step."""
+    process = subprocess.Popen(
+        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not metrics.exists() or metrics.read_text().count("\n") < step:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run did not get going"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_killed_twice_in_one_epoch_equals_the_unbroken_run(tmp_path: Path) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    subprocess.run(command(straight), check=True, capture_output=True)
+    kill_after(broken, step=5)
+    kill_after(broken, step=10)
+    subprocess.run(command(broken), check=True, capture_output=True)
+    assert lines(straight) == lines(broken)
+    assert len(lines(straight)) == 14
+    weights = load_file(straight / "model" / "model.safetensors")
+    again = load_file(broken / "model" / "model.safetensors")
+    assert weights.keys() == again.keys()
+    assert all((weights[name] == again[name]).all() for name in weights)

@@ -1,0 +1,103 @@
+"""What a user meets at the command line: help that teaches, and one line for every mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TRAIN = ["scripts/train_flamingo.py"]
+RANDOM = ["--task.vision-encoder", "None", "--task.language-model", "None"]
+PAIRS = ["--task.sources.0.kind", "pairs", "--task.sources.0.path"]
+
+MISTAKES = {
+    "mistyped flag": (
+        [*TRAIN, "flamingo_tiny", "--optimizer.peak-learning-rat", "1"],
+        "unknown option --optimizer.peak-learning-rat; "
+        "did you mean --optimizer.peak-learning-rate?",
+    ),
+    "mistyped recipe": ([*TRAIN, "flamingo_tiney"], "did you mean flamingo_tiny?"),
+    "missing image folder": (
+        [*TRAIN, "flamingo_tiny", *RANDOM, *PAIRS, "no/such/folder", "--dry-run"],
+        "no/such/folder",
+    ),
+    "missing stage": (
+        [*TRAIN, "flamingo_tiny", "--task.language-model", "no/lm", "--dry-run"],
+        "no language model in no/lm: config.json is missing there",
+    ),
+    "impossible schedule": (
+        [*TRAIN, "flamingo_tiny", "--schedule.warmup-steps", "900"],
+        "schedule.warmup_steps (900) must be smaller than steps (500)",
+    ),
+    "contrast in micro-batches": (
+        [*TRAIN, "flamingo_tiny_vision", "--num-micro-batches", "2", "--dry-run"],
+        "num_micro_batches=2 would shrink the negatives",
+    ),
+    "wrong type": ([*TRAIN, "flamingo_tiny", "--steps", "many"], "many"),
+    "unknown preset": (["scripts/parameters.py", "flamingo_8b"], "no preset 'flamingo_8b'"),
+    "no picture": (
+        ["scripts/generate.py", "--image", "no.png", "--model", "."],
+        "no model in .; run `make quickstart` first or give --model FOLDER",
+    ),
+    "mistyped option of generate": (
+        ["scripts/generate.py", "--imag", "a.png"],
+        "--help shows all options",
+    ),
+}
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MISTAKES))
+def test_a_mistake_gives_one_clear_line_and_exit_status_2(name: str) -> None:
+    arguments, message = MISTAKES[name]
+    result = run(arguments)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert not result.stdout
+
+
+@pytest.mark.slow
+def test_help_names_recipes_their_claims_and_every_option() -> None:
+    overview = run([*TRAIN, "--help"]).stdout
+    for word in ("flamingo_tiny", "flamingo_80b_paper", "Hardware:", "Not run", "accelerate"):
+        assert word in overview
+    options = run([*TRAIN, "flamingo_tiny", "--help"]).stdout
+    for word in ("--optimizer.peak-learning-rate", "--task.augment-steps", "--run-folder"):
+        assert word in options
+
+
+@pytest.mark.slow
+def test_a_dry_run_shows_parameters_data_and_schedule() -> None:
+    result = run([*TRAIN, "flamingo_tiny", *RANDOM, "--dry-run"])
+    assert result.returncode == 0, result.stderr
+    for word in ("parameters:", "gated matrices", "source episodes: 32", "learning rate at"):
+        assert word in result.stdout
+
+
+@pytest.mark.slow
+def test_a_run_over_the_users_own_folder_trains_and_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(30):
+        shade = np.full((40, 50, 3), number * 8, dtype=np.uint8)
+        Image.fromarray(shade).save(folder / f"{number}.jpg")
+        (folder / f"{number}.txt").write_text(f"shade {number}")
+    few = ["--steps", "3", "--schedule.warmup-steps", "1", "--task.sources.0.batch-size", "4"]
+    quiet = ["--validate-every", "None", "--sample-every", "3"]
+    place = ["--run-folder", str(tmp_path / "run")]
+    arguments = [*TRAIN, "flamingo_tiny", *RANDOM, *PAIRS, str(folder), *few, *quiet, *place]
+    trained = run(arguments)
+    assert trained.returncode == 0, trained.stderr
+    assert "is complete" in run(arguments).stdout
+    model = str(tmp_path / "run" / "model")
+    shot = ["--shot", str(folder / "1.jpg"), "dark", "--image", str(folder / "2.jpg")]
+    answer = run(["scripts/generate.py", "--model", model, *shot])
+    assert answer.returncode == 0, answer.stderr
