@@ -107,7 +107,7 @@ def flamingo_tiny_language() -> RunConfig[LanguageTaskConfig]:
     """
     return RunConfig(
         task=LanguageTaskConfig(
-            model="flamingo_tiny", batch_size=64, max_tokens=96, prose_share=0.25
+            model="flamingo_tiny", batch_size=32, max_tokens=96, prose_share=0.25
         ),
         optimizer=OptimizerConfig(peak_learning_rate=2e-3),
         schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.1),

@@ -188,8 +188,8 @@ def print_summary(evaluation: FewShotEvaluation, last: dict[str, dict[str, float
         table.add_row(*row)
     Console().print(table)
     for name, value in last["vision"].items():
-        if "R@1" in name or "recall" in name:
-            print(f"{name}: {100 * value:.1f} %")
+        if name.endswith("_r1"):
+            print(f"{name.removeprefix('validation/')}: {100 * value:.1f} % of 64 captions")
 
 
 if __name__ == "__main__":
