@@ -48,10 +48,10 @@ def flamingo_tiny() -> FlamingoRun:
         optimizer=OptimizerConfig(peak_learning_rate=3e-3),
         schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=100),
-        steps=500,
+        steps=450,
         log_every=10,
-        validate_every=100,
-        sample_every=100,
+        validate_every=150,
+        sample_every=150,
     )
 
 
@@ -65,10 +65,10 @@ def flamingo_tiny_vision() -> RunConfig[ContrastiveConfig]:
         optimizer=OptimizerConfig(peak_learning_rate=2e-3),
         schedule=ScheduleConfig(warmup_steps=40),
         checkpoint=CheckpointConfig(every_steps=100),
-        steps=600,
+        steps=500,
         log_every=20,
-        validate_every=200,
-        sample_every=200,
+        validate_every=250,
+        sample_every=250,
     )
 
 

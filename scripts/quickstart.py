@@ -29,11 +29,9 @@ from common.errors import UserError
 from common.evaluation.few_shot import FewShotConfig, FewShotEvaluation, evaluate_few_shot
 from common.evaluation.plots import attention_picture
 from common.evaluation.report import (
-    FEW_SHOT_HEADINGS,
     Json,
     Section,
     few_shot_json,
-    few_shot_rows,
     few_shot_section,
     generations_section,
     pictures_section,
@@ -182,11 +180,17 @@ def figures_section(last: dict[str, dict[str, float]]) -> Section:
 
 
 def print_summary(evaluation: FewShotEvaluation, last: dict[str, dict[str, float]]) -> None:
-    """The table of the few-shot evaluation, and the retrieval of the vision stage."""
-    table = Table(*FEW_SHOT_HEADINGS)
-    for row in few_shot_rows(evaluation):
-        table.add_row(*row)
-    Console().print(table)
+    """Accuracy by number of shots, and the retrieval of the vision stage."""
+    numbers = evaluation.config.shots
+    table = Table("answers right", *(f"{shots} shots" for shots in numbers), "frequent answer")
+    controls = dict.fromkeys((row.split, row.control) for row in evaluation.results)
+    for split, control in controls:
+        rows = {r.shots: r for r in evaluation.results if (r.split, r.control) == (split, control)}
+        shares = [f"{100 * rows[n].total.accuracy:.1f} %" if n in rows else "" for n in numbers]
+        name = split if control == "none" else f"  {control}"
+        prior = f"{100 * next(iter(rows.values())).prior:.1f} %"
+        table.add_row(name.replace("_", " "), *shares, prior)
+    Console(width=100).print(table)
     for name, value in last["vision"].items():
         if name.endswith("_r1"):
             print(f"{name.removeprefix('validation/')}: {100 * value:.1f} % of 64 captions")

@@ -29,7 +29,7 @@ MISTAKES = {
     ),
     "impossible schedule": (
         [*TRAIN, "flamingo_tiny", "--schedule.warmup-steps", "900"],
-        "schedule.warmup_steps (900) must be smaller than steps (500)",
+        "schedule.warmup_steps (900) must be smaller than steps (450)",
     ),
     "contrast in micro-batches": (
         [*TRAIN, "flamingo_tiny_vision", "--num-micro-batches", "2", "--dry-run"],
