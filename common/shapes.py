@@ -3,6 +3,7 @@
 | letter  | meaning                                   |
 |---------|-------------------------------------------|
 | `b`     | batch                                     |
+| `r`     | rows of media: `b` before beams repeat it |
 | `s`     | text tokens (sequence)                    |
 | `n`     | visual or audio tokens (keys of attention)|
 | `q`     | latent queries                            |

@@ -19,6 +19,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class FlamingoVisionConfig(PreTrainedConfig):
     """A timm model by name: `dm_nfnet_f6` as in the paper, or any CLIP ViT."""
 
+    __no_type_check__ = True  # transformers checks the fields itself, see `strict`
     model_type = "flamingo_vision"
     base_config_key = "vision_config"
 
@@ -38,6 +39,7 @@ class FlamingoVisionConfig(PreTrainedConfig):
 class FlamingoConfig(PreTrainedConfig):
     """The whole model. `text_config` is any Hugging Face causal LM's configuration."""
 
+    __no_type_check__ = True  # as above
     model_type = "flamingo"
     sub_configs = {"vision_config": FlamingoVisionConfig, "text_config": AutoConfig}  # noqa: RUF012 - transformers' own class attribute
 

@@ -78,8 +78,8 @@ def check_image_counts(
 class Media:
     """Everything that one call's text may look at; handed to each gated block as an argument."""
 
-    latents: Float[Tensor, "b m q w"] | None  # this call's new items; None when there are none
-    num_new: Int[Tensor, " b"] | None  # how many of them are real, per row; None: all
+    latents: Float[Tensor, "r m q w"] | None  # this call's new items; None when there are none
+    num_new: Int[Tensor, " r"] | None  # how many of them are real, per row; None: all
     item: Int[Tensor, "b s"]  # last item that each token may see, 0 = none
     first: Int[Tensor, "b s"]  # first item that each token may see in mode "previous"
     attention: Literal["own", "previous"]

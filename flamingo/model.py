@@ -135,8 +135,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: Int[Tensor, "b k"] | None = None,
         position_ids: Int[Tensor, "b s"] | None = None,
         pixel_values: Tensor | None = None,
-        num_images: Int[Tensor, " i"] | None = None,
-        media_mask: Bool[Tensor, "i m f n"] | None = None,
+        num_images: Int[Tensor, " r"] | None = None,
+        media_mask: Bool[Tensor, "r m f n"] | None = None,
         media_item: Int[Tensor, "b s"] | None = None,
         document_ids: Int[Tensor, "b s"] | None = None,
         past_key_values: Cache | None = None,
@@ -284,7 +284,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         is_image: Bool[Tensor, "b s"],
         pixel_values: Tensor | None,
-        num_images: Int[Tensor, " i"] | None,
+        num_images: Int[Tensor, " r"] | None,
     ) -> None:
         tags = is_image.sum(-1)
         if num_images is None:
