@@ -73,6 +73,7 @@ def test_an_interruption_between_records_loses_no_figure(tmp_path: Path) -> None
     assert results(tmp_path / "broken") == results(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_a_killed_run_started_again_equals_the_unbroken_one(tmp_path: Path) -> None:
     run = toy()
     train(run, tmp_path / "straight")
