@@ -288,7 +288,10 @@ class FlamingoTask:
 def load_local(auto_class: Any, folder: Path, **options: Any) -> Any:
     """A part of a language model from a local folder; nothing is downloaded, no code is run."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"no language model in {folder}: config.json is missing there")
+        raise UserError(
+            f"no language model in {folder}: config.json is missing there; train the language "
+            "stage first or give the folder of another causal language model"
+        )
     return auto_class.from_pretrained(folder, local_files_only=True, **options)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 import flamingo  # noqa: F401 - makes Flamingo known to the Auto classes
 from common.data.images import read_image
@@ -27,6 +28,7 @@ from flamingo.processing import Part
 def main() -> int:
     """Prints one line of text; exit status 2 for a user's mistake."""
     options = _parser().parse_args()
+    logging.disable_progress_bar()
     try:
         print(_answer(options))
     except UserError as error:

@@ -21,6 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 import flamingo  # noqa: F401 - makes Flamingo known to the Auto classes
 from common.data.document import Image
@@ -67,6 +68,7 @@ def main() -> int:
     """Runs what is not done yet; exit status 2 for a user's mistake."""
     options = tyro.cli(Options, description=__doc__)
     configure_logging(is_main=True)
+    logging.disable_progress_bar()
     started = time.monotonic()
     try:
         runs = stages(options)

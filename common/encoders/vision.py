@@ -104,7 +104,10 @@ def read_description(folder: Path) -> dict[str, object]:
     """The arguments of `VisionEncoder`, without weights, that `VisionEncoder.save` wrote."""
     file = folder / DESCRIPTION_FILE
     if not file.is_file():
-        raise UserError(f"no vision encoder in {folder}: {DESCRIPTION_FILE} is missing there")
+        raise UserError(
+            f"no vision encoder in {folder}: {DESCRIPTION_FILE} is missing there; "
+            "train the contrastive stage first or give its model folder"
+        )
     description: dict[str, object] = json.loads(file.read_text())
     return description
 

@@ -24,7 +24,7 @@ MISTAKES = {
         "no/such/folder",
     ),
     "missing stage": (
-        [*TRAIN, "flamingo_tiny", "--task.language-model", "no/lm", "--dry-run"],
+        [*TRAIN, "flamingo_tiny", *RANDOM, "--task.language-model", "no/lm", "--dry-run"],
         "no language model in no/lm: config.json is missing there",
     ),
     "impossible schedule": (
