@@ -4,6 +4,7 @@ The defaults of the bridge are the paper's (arXiv 2204.14198, sections 2 and A.1
 model is described by any Hugging Face causal LM configuration and keeps its own class and keys.
 """
 
+import copy
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -75,6 +76,12 @@ class FlamingoConfig(PreTrainedConfig):
             )
         if self.cross_attention_interval < 1:
             raise ValueError(f"{self.cross_attention_interval=} must be at least 1")
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """What generation reads: the language model's configuration with the new tokens' rows."""
+        config = copy.copy(self.text_config)
+        config.vocab_size += NUM_NEW_TOKENS
+        return config
 
     @property
     def image_token_id(self) -> int:

@@ -6,6 +6,7 @@ tokens are inserted as ids. `processor(text=..., images=...)` reads `<image>` in
 developer wrote, as transformers' processors do; chat messages are sanitised by default.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ from common.errors import UserError
 from flamingo.media import check_image_counts
 
 IMAGE_TOKEN, END_OF_CHUNK_TOKEN = "<image>", "<|endofchunk|>"
+
+# Newer transformers encode control tokens in chat text as plain text when asked.
+CAN_SANITIZE = (
+    "sanitize_control_tokens" in inspect.signature(ProcessorMixin.apply_chat_template).parameters
+)
 
 Picture = np.ndarray | Image.Image
 Part = str | Picture
@@ -135,9 +141,28 @@ class FlamingoProcessor(ProcessorMixin):
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, but what people wrote cannot spell a control token by default."""
-        if kwargs.get("tokenize"):
-            kwargs.setdefault("sanitize_control_tokens", True)
+        if kwargs.get("tokenize") and "sanitize_control_tokens" not in kwargs:
+            if CAN_SANITIZE:
+                kwargs["sanitize_control_tokens"] = True
+            else:
+                self._refuse_control_tokens(conversation)
         return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def _refuse_control_tokens(self, conversation: Any) -> None:
+        """Older transformers would read them as such."""
+        if isinstance(conversation, dict):
+            self._refuse_control_tokens([v for k, v in conversation.items() if k != "image"])
+        elif isinstance(conversation, str):
+            special = self.tokenizer.get_added_vocab()
+            found = next((token for token in special if token in conversation), None)
+            if found is not None:
+                raise UserError(
+                    f"the chat text contains the control token {found}; remove it, or use a "
+                    "transformers with apply_chat_template(sanitize_control_tokens=True)"
+                )
+        elif isinstance(conversation, list | tuple):
+            for part in conversation:
+                self._refuse_control_tokens(part)
 
     def _grid(self, pictures: Sequence[Sequence[Picture]]) -> dict[str, Tensor]:
         flat = [picture for row in pictures for picture in row]
