@@ -124,7 +124,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             model.new_outputs,
         )
         for part in new_parts:
-            part.to_empty(device="cpu").apply(model._init_weights)
+            part.to_empty(device=torch.get_default_device()).apply(model._init_weights)
         model._adopt(language_model)
         return model
 

@@ -116,6 +116,7 @@ class FlamingoTask:
 
     def build_model(self) -> FlamingoForConditionalGeneration:
         """Frozen parts from their folders or random, the bridge new, gates closed."""
+        self._refuse_random_backbones()
         model = FlamingoForConditionalGeneration.from_backbones(
             self.model_config,
             language_model=self._language_model().to(self._frozen_dtype),
@@ -246,6 +247,20 @@ class FlamingoTask:
     @property
     def _frozen_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.config.frozen_precision == "bf16" else torch.float32
+
+    def _refuse_random_backbones(self) -> None:
+        """Frozen random weights teach nothing; the tiny ones serve tests, the others are huge."""
+        given = {
+            "--task.language-model": self.config.language_model,
+            "--task.vision-encoder": self.config.vision_encoder,
+        }
+        missing = [option for option, folder in given.items() if folder is None]
+        is_counting = torch.get_default_device().type == "meta"
+        if missing and self.config.model != "flamingo_tiny" and not is_counting:
+            raise UserError(
+                f"{self.config.model} keeps its backbones frozen and needs trained ones; "
+                f"give {' and '.join(missing)}"
+            )
 
     def _vision_encoder(self) -> VisionEncoder:
         if self.config.vision_encoder is not None:

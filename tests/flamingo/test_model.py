@@ -87,8 +87,9 @@ def test_packed_documents_equal_documents_alone(family: str) -> None:
         torch.testing.assert_close(packed[:, place], alone, atol=2e-5, rtol=2e-5)
 
 
-def test_text_bound_to_the_next_image_sees_that_image_only() -> None:
-    flamingo = tiny.model()
+@pytest.mark.parametrize("backend", ["reference", "sdpa", "flex"])
+def test_text_bound_to_the_next_image_sees_that_image_only(backend: str) -> None:
+    flamingo = tiny.model(attention_backend=backend)
     ids = torch.tensor([[1, 5, I, 7, I, 8]])
     item = torch.tensor([[1, 1, 1, 2, 2, 0]])
     pixels, other = tiny.images(1, 2), tiny.images(1, 2, seed=1)

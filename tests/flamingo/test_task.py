@@ -59,6 +59,18 @@ def test_losses_are_sums_over_the_counted_targets(task: FlamingoTask) -> None:
     assert task.counts("episodes", whole)["episodes"] == sum(counts) > 0
 
 
+def test_the_full_size_task_is_counted_without_memory_and_refuses_random_backbones() -> None:
+    task = FlamingoTask(flamingo_80b().task)
+    with torch.device("meta"):
+        model = task.build_model()
+    assert all(parameter.is_meta for parameter in model.parameters())
+    decayed, rest = task.parameter_groups(model)
+    trained = sum(p.numel() for group in (decayed, rest) for p in group.parameters)
+    assert trained == 8_549_110_808
+    with pytest.raises(UserError, match=r"give --task\.language-model and --task\.vision-encoder"):
+        task.build_model()
+
+
 def test_attention_of_a_word_lies_on_its_own_image() -> None:
     model, processor = tiny.model(vocab_size=300), tiny.processor()
     first, second = tiny.images(1, 2)[0].permute(0, 2, 3, 1).numpy()
