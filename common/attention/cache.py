@@ -35,9 +35,6 @@ class _LayerMedia:
             counts=self.counts + counts,
         )
 
-    def rows(self, indices: Tensor) -> _LayerMedia:
-        return _LayerMedia(self.keys[indices], self.values[indices], self.counts[indices])
-
 
 class MediaCache:
     """Media keys and values of all layers; empty at first, filled by `update` layer by layer."""
@@ -82,24 +79,6 @@ class MediaCache:
         """Adds the <image> tags of newly read text to `items_so_far`."""
         so_far = self.items_so_far
         self.items_so_far = new_counts if so_far is None else so_far + new_counts
-
-    def expanded(self, rows: int) -> MediaCache:
-        """A cache for `rows` rows, each row repeated in place, as beams are: A B -> A A B B."""
-        batch = next((layer.counts for layer in self._layers.values()), self.items_so_far)
-        if batch is None:
-            return self
-        if rows % len(batch):
-            raise ValueError(f"{rows=} is not a multiple of the {len(batch)} rows of the cache")
-        here = torch.arange(len(batch), device=batch.device)
-        return self.select(here.repeat_interleave(rows // len(batch)))
-
-    def select(self, indices: Int[Tensor, " r"]) -> MediaCache:
-        """A cache with the rows of that order, repeated or left out."""
-        chosen = MediaCache()
-        chosen._layers = {number: layer.rows(indices) for number, layer in self._layers.items()}
-        if self.items_so_far is not None:
-            chosen.items_so_far = self.items_so_far[indices]
-        return chosen
 
 
 def _without_padding(k: Tensor, v: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

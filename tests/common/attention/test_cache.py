@@ -61,24 +61,6 @@ def test_tags_are_counted_per_row() -> None:
     assert cache.items_so_far.tolist() == [2, 4]
 
 
-def test_rows_are_repeated_for_beams_and_picked_in_any_order() -> None:
-    cache = MediaCache()
-    cache.update(0, media([1, 2], [3, 9]), media([1, 2], [3, 9]), counts=torch.tensor([2, 1]))
-    cache.advance(torch.tensor([2, 1]))
-
-    beams = cache.expanded(4)
-    assert names(beams.get(0)[0]) == [[1, 2], [1, 2], [3, 0], [3, 0]]
-    assert beams.items_so_far is not None
-    assert beams.items_so_far.tolist() == [2, 2, 1, 1]
-
-    k, _ = cache.select(torch.tensor([1, 0])).update(0, media([4], [5]), media([4], [5]))
-    assert names(k) == [[3, 4, 0], [1, 2, 5]]
-    assert names(cache.get(0)[0]) == [[1, 2], [3, 0]], "the original cache is left as it was"
-    with pytest.raises(ValueError, match="rows=3 is not a multiple of the 2 rows"):
-        cache.expanded(3)
-
-
 def test_an_empty_cache_has_no_items() -> None:
     cache = MediaCache()
     assert cache.num_items == 0
-    assert cache.expanded(6).num_items == 0
