@@ -94,9 +94,9 @@ class FlamingoConfig(PreTrainedConfig):
         return self.image_token_id + 1
 
     @property
-    def num_cross_attention_layers(self) -> int:
-        """ceil(L / interval): 12 for 80 layers at every 7th."""
-        return -int(-self.text_config.num_hidden_layers // self.cross_attention_interval)
+    def cross_attention_layers(self) -> range:
+        """Layers with a gated block before them: 0, 7 ... 77, twelve, for 80 at every 7th."""
+        return range(0, int(self.text_config.num_hidden_layers), self.cross_attention_interval)
 
 
 def _as_config(

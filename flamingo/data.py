@@ -17,10 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from common.data.document import Document, Image
 from common.data.images import AugmentConfig, augment, resize_and_centre_crop
 from common.data.randomness import generator_at
+from common.objectives.language import IGNORED
 from flamingo.media import check_image_counts, next_item, previous_item
 from flamingo.processing import FlamingoProcessor
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)

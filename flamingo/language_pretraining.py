@@ -20,13 +20,13 @@ from common.data.document import Document
 from common.data.embedded.prose import paragraphs
 from common.data.randomness import generator_at
 from common.errors import UserError
-from common.objectives.language import next_token_loss
+from common.evaluation.perplexity import perplexity
+from common.objectives.language import IGNORED, next_token_loss
 from common.training.task import Gather, ParameterGroup
 from flamingo.corpora import CorpusSplit, Kind, embedded_tokenizer, open_corpus
 from flamingo.language_model import build_language_model
 from flamingo.presets import PRESETS
 
-IGNORED = -100
 WEIGHT_DECAY = 0.1
 VALIDATION_ROWS = 64
 SAMPLE_PROMPTS = ("The", "Output: red\nOutput: blue\nOutput:", "Question: What colour is shown?")
@@ -164,8 +164,11 @@ class LanguageTask:
         batch = batch.to(model.device)
         logits = model(batch.input_ids, use_cache=False).logits
         loss, count = next_token_loss(logits, batch.labels)
-        mean = loss / count
-        return {"validation/loss": float(mean), "validation/perplexity": float(mean.exp())}
+        total, targets = float(loss), int(count)
+        return {
+            "validation/loss": total / targets,
+            "validation/perplexity": perplexity(total, targets),
+        }
 
     @torch.no_grad()
     def samples(self, model: PreTrainedModel) -> list[str]:

@@ -76,7 +76,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 head_dim=config.cross_attention_head_dim,
                 feed_forward_dim=config.cross_attention_feed_forward_dim,
             )
-            for layer in range(0, text.num_hidden_layers, config.cross_attention_interval)
+            for layer in config.cross_attention_layers
         )
         language_model = lm.build_language_model(text)
         embedding = language_model.get_input_embeddings()

@@ -24,11 +24,12 @@ from transformers import (
 from common.data.images import AugmentConfig
 from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
-from common.objectives.language import next_token_loss
+from common.evaluation.perplexity import perplexity
+from common.objectives.language import IGNORED, next_token_loss
 from common.training.task import Gather, ParameterGroup
 from flamingo import corpora
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
-from flamingo.data import IGNORED, DocumentEncoder, DocumentSource, FlamingoBatch
+from flamingo.data import DocumentEncoder, DocumentSource, FlamingoBatch
 from flamingo.generation import complete
 from flamingo.language_model import build_language_model
 from flamingo.model import FlamingoForConditionalGeneration, build_vision_encoder
@@ -190,11 +191,9 @@ class FlamingoTask:
                 loss, count = next_token_loss(_logits(model, batch), batch.labels)
                 sighted, tokens = sighted + float(loss), tokens + int(count)
                 blind += float(next_token_loss(_logits(model, grey), grey.labels)[0])
-        tokens = max(tokens, 1)
-        perplexity = float(torch.tensor(sighted / tokens).exp())
         return {
             "validation/loss": sighted / tokens,
-            "validation/perplexity": perplexity,
+            "validation/perplexity": perplexity(sighted, tokens),
             "validation/blind_gap": (blind - sighted) / tokens,
         }
 

@@ -195,7 +195,7 @@ def print_summary(evaluation: FewShotEvaluation, last: dict[str, dict[str, float
     Console(width=100).print(table)
     for name, value in last["vision"].items():
         if name.endswith("_r1"):
-            print(f"{name.removeprefix('validation/')}: {100 * value:.1f} % of 64 captions")
+            print(f"{name.removeprefix('validation/')}: {100 * value:.1f} %")
 
 
 if __name__ == "__main__":

@@ -45,4 +45,4 @@ def test_eighty_billion_within_one_percent() -> None:
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_gated_block_stands_before_every_nth_layer(name: str) -> None:
-    assert PRESETS[name]().num_cross_attention_layers == LAYERS[name]
+    assert len(PRESETS[name]().cross_attention_layers) == LAYERS[name]

@@ -191,7 +191,7 @@ def test_configuration_survives_its_json(folder: Path) -> None:
     config = AutoConfig.from_pretrained(folder)
     assert isinstance(config, FlamingoConfig)
     assert config.vision_config.model_options["depths"] in ((1, 1), [1, 1])
-    assert config.num_cross_attention_layers == 3
+    assert len(config.cross_attention_layers) == 3
     assert config.end_of_chunk_token_id == VOCAB + 1
 
 
