@@ -12,7 +12,7 @@ export OMP_NUM_THREADS = 1
 
 # Shape annotations are checked at every call of the first pytest run. The hook and
 # torch.compile(fullgraph=True) exclude one another, so compile tests run without it.
-SHAPES := --jaxtyping-packages=common,flamingo,beartype.beartype
+SHAPES := --jaxtyping-packages=common,flamingo,flare,beartype.beartype
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --durations=5
 EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
 COMPILED := $(shell find tests -name 'test_compile*.py')
