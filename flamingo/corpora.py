@@ -5,7 +5,6 @@ scenes hold out combinations of attributes, of the user's records the last ones 
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,18 +19,15 @@ from common.data.embedded.documents import (
 )
 from common.data.embedded.episodes import episode_document
 from common.data.embedded.tokenizer import embedded_texts, train_tokenizer
-from common.data.folder import read_interleaved, read_pairs
-from common.data.randomness import generator_at
+from common.data.epochs import CorpusSplit, records_of, shuffled
+from common.data.folder import InterleavedRecord, PairRecord, read_interleaved, read_pairs
 from common.errors import UserError
 from flamingo.processing import Part
 
 Kind = Literal["episodes", "scenes", "scene_pairs", "interleaved", "pairs"]
-CorpusSplit = Literal["train", "validation"]
 Corpus = Callable[[int], Document]
 
 EMBEDDED_VOCAB_SIZE = 1024
-HELD_OUT_SHARE = 0.05  # of the user's records
-MOST_HELD_OUT = 1000
 
 # Documents of these kinds take turns.
 GENERATED: dict[str, tuple[Callable[..., Document], ...]] = {
@@ -50,24 +46,12 @@ def open_corpus(kind: Kind, *, path: Path | None, split: CorpusSplit, seed: int)
     if path is None:
         wanted = "a jsonl file" if kind == "interleaved" else "a folder of images"
         raise UserError(f"a source of kind {kind} needs a path: {wanted}")
-    records = read_interleaved(path) if kind == "interleaved" else read_pairs(path)
-    held_out = min(MOST_HELD_OUT, max(1, int(len(records) * HELD_OUT_SHARE)))
-    if len(records) <= held_out:
-        raise UserError(f"{path} holds {len(records)} record; at least 2 are needed, one held out")
-    chosen = records[:-held_out] if split == "train" else records[-held_out:]
+    records: Sequence[InterleavedRecord | PairRecord] = (
+        read_interleaved(path) if kind == "interleaved" else read_pairs(path)
+    )
+    chosen = records_of(records, path=path, split=split)
     place = shuffled(len(chosen), seed=seed)
     return lambda index: _as_document(chosen[place(index)].load())
-
-
-def shuffled(num_records: int, *, seed: int) -> Callable[[int], int]:
-    """Index without end -> record: every epoch is a permutation of its own."""
-
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        generator = generator_at(seed=seed, index=epoch, stream="epoch")
-        return generator.permutation(num_records).tolist()
-
-    return lambda index: order(index // num_records)[index % num_records]
 
 
 def embedded_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.data.document import Document
 from common.data.embedded.prose import paragraphs
+from common.data.epochs import CorpusSplit
 from common.data.randomness import generator_at
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
-from common.training.task import Gather, ParameterGroup
-from flamingo.corpora import CorpusSplit, Kind, embedded_tokenizer, open_corpus
+from common.training.task import Computed, ParameterGroup
+from flamingo.corpora import Kind, embedded_tokenizer, open_corpus
 from flamingo.language_model import build_language_model
 from flamingo.presets import PRESETS
 
@@ -137,12 +138,11 @@ class LanguageTask:
         """Number of tokens that are predicted."""
         return {source: int((batch.labels[:, 1:] != IGNORED).sum())}
 
-    def losses(
-        self, model: PreTrainedModel, source: str, batch: TextBatch, *, gather: Gather
-    ) -> Mapping[str, Tensor]:
+    def compute(self, model: PreTrainedModel, source: str, batch: TextBatch) -> Computed:
         """Summed next-token loss."""
         logits = model(batch.input_ids, use_cache=False).logits
-        return {source: next_token_loss(logits, batch.labels)[0]}
+        loss, _ = next_token_loss(logits, batch.labels)
+        return Computed(losses={source: loss})
 
     def flops(self, model: PreTrainedModel, source: str, batch: TextBatch) -> float:
         """6 N per token."""

@@ -6,7 +6,6 @@ tokens are inserted as ids. `processor(text=..., images=...)` reads `<image>` in
 developer wrote, as transformers' processors do; chat messages are sanitised by default.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +16,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
+from common.data.prompt_safety import CAN_SANITIZE, encode_plain, refuse_control_tokens
 from common.errors import UserError
 from flamingo.media import check_image_counts
 
 IMAGE_TOKEN, END_OF_CHUNK_TOKEN = "<image>", "<|endofchunk|>"
-
-# Newer transformers encode control tokens in chat text as plain text when asked.
-CAN_SANITIZE = (
-    "sanitize_control_tokens" in inspect.signature(ProcessorMixin.apply_chat_template).parameters
-)
 
 Picture = np.ndarray | Image.Image
 Part = str | Picture
@@ -86,9 +81,7 @@ class FlamingoProcessor(ProcessorMixin):
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of untrusted text: it cannot spell a control token."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        return encode_plain(text, self.tokenizer)
 
     def encode_document(self, parts: Sequence[Part], *, closed: bool) -> list[int]:
         """Ids of a document: a chunk ends before each picture but the first, and at the end.
@@ -145,24 +138,8 @@ class FlamingoProcessor(ProcessorMixin):
             if CAN_SANITIZE:
                 kwargs["sanitize_control_tokens"] = True
             else:
-                self._refuse_control_tokens(conversation)
+                refuse_control_tokens(conversation, self.tokenizer.get_added_vocab())
         return super().apply_chat_template(conversation, *args, **kwargs)
-
-    def _refuse_control_tokens(self, conversation: Any) -> None:
-        """Older transformers would read them as such."""
-        if isinstance(conversation, dict):
-            self._refuse_control_tokens([v for k, v in conversation.items() if k != "image"])
-        elif isinstance(conversation, str):
-            special = self.tokenizer.get_added_vocab()
-            found = next((token for token in special if token in conversation), None)
-            if found is not None:
-                raise UserError(
-                    f"the chat text contains the control token {found}; remove it, or use a "
-                    "transformers with apply_chat_template(sanitize_control_tokens=True)"
-                )
-        elif isinstance(conversation, list | tuple):
-            for part in conversation:
-                self._refuse_control_tokens(part)
 
     def _grid(self, pictures: Sequence[Sequence[Picture]]) -> dict[str, Tensor]:
         flat = [picture for row in pictures for picture in row]

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
@@ -221,19 +220,9 @@ RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
 }
 
 
-def _refuse_micro_batches(run: RunConfig[Any]) -> None:
-    """Each micro-batch would be contrasted with itself only: another, weaker loss."""
-    if run.num_micro_batches > 1:
-        raise UserError(
-            f"num_micro_batches={run.num_micro_batches} would shrink the negatives of the "
-            "contrastive loss; use 1 and more ranks, or a smaller task.batch_size"
-        )
-
-
 def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
     """The task that a recipe's configuration describes."""
     if isinstance(run.task, ContrastiveConfig):
-        _refuse_micro_batches(run)
         return ContrastiveTask(run.task)
     if isinstance(run.task, LanguageTaskConfig):
         return LanguageTask(run.task)

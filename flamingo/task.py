@@ -21,12 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from common.data.epochs import CorpusSplit
 from common.data.images import AugmentConfig
 from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
-from common.training.task import Gather, ParameterGroup
+from common.training.task import Computed, ParameterGroup
 from flamingo import corpora
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
 from flamingo.data import DocumentEncoder, DocumentSource, FlamingoBatch
@@ -146,16 +147,12 @@ class FlamingoTask:
         """Number of tokens that are predicted."""
         return {source: int((batch.labels[:, 1:] != IGNORED).sum())}
 
-    def losses(
-        self,
-        model: FlamingoForConditionalGeneration,
-        source: str,
-        batch: FlamingoBatch,
-        *,
-        gather: Gather,
-    ) -> Mapping[str, Tensor]:
-        """Summed next-token loss of the source's rows; nothing needs to be gathered."""
-        return {source: next_token_loss(_logits(model, batch), batch.labels)[0]}
+    def compute(
+        self, model: FlamingoForConditionalGeneration, source: str, batch: FlamingoBatch
+    ) -> Computed:
+        """Summed next-token loss of the source's rows."""
+        loss, _ = next_token_loss(_logits(model, batch), batch.labels)
+        return Computed(losses={source: loss})
 
     def flops(
         self, model: FlamingoForConditionalGeneration, source: str, batch: FlamingoBatch
@@ -277,7 +274,7 @@ class FlamingoTask:
             return corpora.embedded_tokenizer(vocab_size)
         return load_local(AutoTokenizer, self.config.language_model)
 
-    def _source(self, config: SourceConfig, *, split: corpora.CorpusSplit) -> DocumentSource:
+    def _source(self, config: SourceConfig, *, split: CorpusSplit) -> DocumentSource:
         training = split == "train"
         return DocumentSource(
             draw=corpora.open_corpus(

@@ -2,7 +2,8 @@
 
 The image tower is the encoder that Flamingo freezes later, its tokens averaged and projected; the
 text tower is a small bidirectional Transformer; both meet in InfoNCE with a learned temperature.
-Only the image tower is exported. Negatives are the other captions of the update, over all ranks.
+Only the image tower is exported. Negatives are the other captions of the update, over all ranks and
+micro-batches.
 """
 
 import math
@@ -22,8 +23,9 @@ from common.data.images import AugmentConfig
 from common.encoders.text import TextEncoder
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
-from common.objectives.contrastive import clamped_scale, info_nce
-from common.training.task import Gather, ParameterGroup
+from common.evaluation.retrieval import recalls
+from common.objectives.contrastive import Contrast, clamped_scale, info_nce
+from common.training.task import Computed, Gather, Pairs, ParameterGroup
 from flamingo.caption_pairs import (
     DrawPair,
     Group,
@@ -155,19 +157,31 @@ class ContrastiveTask:
         """Number of pairs."""
         return {"contrastive": len(batch.keys)}
 
-    def losses(
-        self, model: ContrastiveModel, source: str, batch: PairBatch, *, gather: Gather
-    ) -> Mapping[str, Tensor]:
+    def compute(self, model: ContrastiveModel, source: str, batch: PairBatch) -> Computed:
+        """Nothing but vectors to be contrasted."""
+        return Computed(pairs=self.pairs(model, source, batch))
+
+    def pairs(self, model: ContrastiveModel, source: str, batch: PairBatch) -> Mapping[str, Pairs]:
+        """Vectors of the images and of their captions."""
+        return {
+            "contrastive": Pairs(
+                media=model.encode_images(batch.pixels),
+                text=model.encode_captions(batch.input_ids, valid=batch.valid),
+                ids=batch.caption_ids,
+            )
+        }
+
+    def contrast(
+        self, model: ContrastiveModel, term: str, pairs: Pairs, *, gather: Gather
+    ) -> Contrast:
         """InfoNCE of the local pairs against all pairs of the update."""
-        self._check_is_whole(len(gather(batch.caption_ids)))
-        loss, _ = info_nce(
-            model.encode_images(batch.pixels),
-            model.encode_captions(batch.input_ids, valid=batch.valid),
+        return info_nce(
+            pairs.media,
+            pairs.text,
             log_scale=model.log_scale,
-            duplicates=batch.caption_ids,
+            duplicates=pairs.ids,
             gather=gather,
         )
-        return {"contrastive": loss}
 
     def flops(self, model: ContrastiveModel, source: str, batch: PairBatch) -> float:
         """Three forward passes: counted for an image, 2 N per token of a caption."""
@@ -188,7 +202,7 @@ class ContrastiveTask:
         """Recall at 1 and 5 among distinct captions, both ways, per kind of held-out data."""
         figures = {}
         for name, groups in self._held_out.items():
-            tables = [_recalls(self._similarities(model, group)) for group in groups]
+            tables = [self._recalls(model, group) for group in groups]
             for key in tables[0]:
                 values = [table[key] for table in tables]
                 figures[f"validation/{name}_{key}"] = sum(values) / len(values)
@@ -275,12 +289,9 @@ class ContrastiveTask:
             self._meta_encoder(torch.zeros(1, 3, size, size, device="meta"))
         return int(counter.get_total_flops())
 
-    def _check_is_whole(self, num_pairs: int) -> None:
-        if num_pairs != self.config.batch_size:
-            raise UserError(
-                f"a contrastive loss saw {num_pairs} of {self.config.batch_size} pairs, so most "
-                "negatives were missing; set num_micro_batches to 1 and use more ranks instead"
-            )
+    def _recalls(self, model: ContrastiveModel, group: Group) -> dict[str, float]:
+        similarities = self._similarities(model, group)
+        return recalls(similarities, rows="image", columns="text", at=RECALL_AT)
 
     def _similarities(self, model: ContrastiveModel, group: Group) -> Float[Tensor, "b b"]:
         """Cosines of the group's images (rows) and captions (columns)."""
@@ -314,14 +325,3 @@ def _set_residual_gain(vision: VisionEncoder, gain: float) -> None:
     for name, parameter in vision.named_parameters():
         if name.endswith("skipinit_gain"):
             nn.init.constant_(parameter, gain)
-
-
-def _recalls(similarities: Float[Tensor, "b b"]) -> dict[str, float]:
-    """How often the match, on the diagonal, is among the k most similar."""
-    directions = {"image_to_text": similarities, "text_to_image": similarities.T}
-    recalls = {}
-    for name, rows in directions.items():
-        rank = (rows > rows.diagonal()[:, None]).sum(dim=1)
-        for k in RECALL_AT:
-            recalls[f"{name}_r{k}"] = float((rank < k).float().mean())
-    return recalls

@@ -5,27 +5,42 @@ python scripts/parameters.py flamingo_80b    one of them
 """
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 
-from flamingo.presets import PRESETS, count_parameters
+import flamingo.presets
+import flare.presets
+
+LAST_COMPONENTS = ("new tokens", "contrastive heads")  # sums follow
 
 
 def main() -> int:
-    """Prints the table; exit status 2 for an unknown preset."""
-    names = sys.argv[1:] or list(PRESETS)
-    unknown = [name for name in names if name not in PRESETS]
+    """Prints a table for each model; exit status 2 for an unknown preset."""
+    names = sys.argv[1:] or [*flamingo.presets.PRESETS, *flare.presets.PRESETS]
+    counts: list[dict[str, Mapping[str, int]]] = []
+    for room in (flamingo.presets, flare.presets):
+        chosen = [name for name in names if name in room.PRESETS]
+        counts.append({name: room.count_parameters(room.PRESETS[name]()) for name in chosen})
+    unknown = [name for name in names if not any(name in table for table in counts)]
     if unknown:
-        print(f"error: no preset {unknown[0]!r}; presets are {', '.join(PRESETS)}", file=sys.stderr)
+        known = [*flamingo.presets.PRESETS, *flare.presets.PRESETS]
+        print(f"error: no preset {unknown[0]!r}; presets are {', '.join(known)}", file=sys.stderr)
         return 2
-    counts = {name: count_parameters(PRESETS[name]()) for name in names}
-    table = Table("component", *names)
-    for component in counts[names[0]]:
-        row = [f"{counts[name][component]:,}" for name in names]
-        table.add_row(component, *row, end_section=component == "new tokens")
-    Console(width=max(80, 28 + 18 * len(names))).print(table)
+    for table in counts:
+        if table:
+            show(table)
     return 0
+
+
+def show(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """One model's presets side by side."""
+    table = Table("component", *counts)
+    for component in next(iter(counts.values())):
+        row = [f"{parts[component]:,}" for parts in counts.values()]
+        table.add_row(component, *row, end_section=component in LAST_COMPONENTS)
+    Console(width=max(80, 28 + 18 * len(counts))).print(table)
 
 
 if __name__ == "__main__":

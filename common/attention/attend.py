@@ -1,7 +1,7 @@
 """The one attention call: softmax(q k^T * scale) v under a mask, on a backend of choice.
 
-Grouped queries (h a multiple of g) and every mask work on every backend. A row that may attend to
-nothing gives exactly 0 in forward and backward. No dropout, no additive bias.
+Grouped queries (h a multiple of g), every mask and a relative-position bias work on every backend.
+A row that may attend to nothing gives exactly 0 in forward and backward. No dropout.
 """
 
 import functools
@@ -15,7 +15,9 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
+from torch.utils.checkpoint import checkpoint
 
+from common.attention.bias import GatedRelativeBias
 from common.attention.masks import Mask
 from common.attention.reference import reference_attention
 
@@ -23,6 +25,8 @@ Backend = Literal["auto", "reference", "sdpa", "flex"]
 
 # On a GPU, a dense mask beyond this many entries (16 MiB) costs more than building a block mask.
 LARGE_MASK_ENTRIES = 2**24
+# Queries whose bias is held at once, of every head: 1500 keys and 16 heads take 24 MiB per clip.
+BIASED_QUERIES = 256
 
 
 def attend(
@@ -31,31 +35,44 @@ def attend(
     v: Float[Tensor, "b g n e"],
     *,
     mask: Mask | None = None,
+    bias: GatedRelativeBias | None = None,
     scale: float | None = None,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b h s e"]:
     """Attention over the allowed keys; query head i reads key head i // (h / g).
 
     `scale` is 1/sqrt(e) when None. `auto` is `sdpa`, except on a GPU with a mask other than the
-    plain lower triangle whose dense form b * s * n would exceed 2**24 entries: then `flex`.
+    plain lower triangle whose dense form b * s * n would exceed 2**24 entries: then `flex`. With a
+    bias the dense form is b * h * s * n, and `sdpa` stays where the bias needs a gradient: that of
+    `flex` sums by atomic additions, each time in another order.
     """
     if q.shape[1] % k.shape[1]:
         raise ValueError(
             f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads; "
             "grouped queries need equal groups"
         )
+    if bias is not None and bias.num_keys != k.shape[2]:
+        raise ValueError(f"the bias is for {bias.num_keys} keys, not for {k.shape[2]}")
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     if k.shape[2] == 0:
         return _empty_sum(q, k, v)
     if backend == "auto":
-        backend = _best_backend(q, k, mask)
-    return _BACKENDS[backend](q, k, v, mask, scale)
+        backend = _best_backend(q, k, mask, bias)
+    return _BACKENDS[backend](q, k, v, mask=mask, bias=bias, scale=scale)
 
 
-def _best_backend(q: Tensor, k: Tensor, mask: Mask | None) -> Backend:
-    if mask is None or mask.lower_triangle or q.device.type != "cuda":
+def _best_backend(
+    q: Tensor, k: Tensor, mask: Mask | None, bias: GatedRelativeBias | None
+) -> Backend:
+    if q.device.type != "cuda":
         return "sdpa"
     entries = q.shape[0] * q.shape[2] * k.shape[2]
+    if bias is not None:
+        entries *= q.shape[1]
+        with_gradient = torch.is_grad_enabled() and bias.needs_gradient
+        return "sdpa" if with_gradient or entries <= LARGE_MASK_ENTRIES else "flex"
+    if mask is None or mask.lower_triangle:
+        return "sdpa"
     return "flex" if entries > LARGE_MASK_ENTRIES else "sdpa"
 
 
@@ -66,12 +83,31 @@ def _empty_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ keys.mT) @ values
 
 
-def _reference(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> Tensor:
+def _reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: GatedRelativeBias | None,
+    scale: float,
+) -> Tensor:
     allowed = None if mask is None else _dense(mask, q, k)
-    return reference_attention(q, k, v, allowed=allowed, scale=scale)
+    added = None if bias is None else bias.dense(slice(q.shape[2]))
+    return reference_attention(q, k, v, allowed=allowed, bias=added, scale=scale)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> Tensor:
+def _sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: GatedRelativeBias | None,
+    scale: float,
+) -> Tensor:
+    if bias is not None:
+        return _sdpa_in_chunks(q, k, v, mask=mask, bias=bias, scale=scale)
     grouped = q.shape[1] != k.shape[1]
     if mask is None or mask.lower_triangle:
         return F.scaled_dot_product_attention(
@@ -86,39 +122,103 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> T
     return torch.where(sees_any, attended, 0.0)
 
 
+def _sdpa_in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, bias: GatedRelativeBias, scale: float
+) -> Tensor:
+    """A chunk of queries at a time; backward computes the chunk again instead of keeping it."""
+
+    def attended(queries: slice) -> Tensor:
+        added = bias.dense(queries)
+        sees_any = None
+        if mask is not None:
+            allowed = _dense(_from_query(mask, queries.start), q[:, :, queries], k)
+            sees_any = allowed.any(dim=-1, keepdim=True)
+            added = added.masked_fill(~allowed & sees_any, -math.inf)
+        chunk = F.scaled_dot_product_attention(
+            q[:, :, queries],
+            k,
+            v,
+            attn_mask=added.to(q.dtype),
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return chunk if sees_any is None else torch.where(sees_any, chunk, 0.0)
+
+    chunks = []
+    for start in range(0, q.shape[2], BIASED_QUERIES):
+        queries = slice(start, min(start + BIASED_QUERIES, q.shape[2]))
+        # Nothing in a chunk is random.
+        kept = checkpoint(attended, queries, use_reentrant=False, preserve_rng_state=False)
+        chunks.append(kept)
+    return torch.cat(chunks, dim=2)
+
+
+def _from_query(mask: Mask, start: int) -> Mask:
+    """The rule as query number `start` and those after it see it, counted from 0."""
+    rule = mask.rule
+    return Mask(rule=lambda b, q, k: rule(b, q + start, k))
+
+
 def _dense(mask: Mask, q: Tensor, k: Tensor) -> Tensor:
     return mask.dense(
         batch=q.shape[0], num_queries=q.shape[2], num_keys=k.shape[2], device=q.device
     )
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> Tensor:
+def _flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: GatedRelativeBias | None,
+    scale: float,
+) -> Tensor:
     if q.device.type == "cpu":
-        return _FlexOnCpu.apply(q, k, v, mask, scale)
-    return _run_flex(q, k, v, mask, scale)
+        parts = (None, None) if bias is None else (bias.table, bias.gate)
+        return _FlexOnCpu.apply(q, k, v, *parts, mask, scale)
+    return _run_flex(q, k, v, mask=mask, bias=bias, scale=scale)
 
 
 class _FlexOnCpu(torch.autograd.Function):
     """FlexAttention forward; its missing CPU backward is recomputed through `sdpa`."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 -- autograd passes by position
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float
-    ) -> Tensor:
-        ctx.save_for_backward(q, k, v)
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """`inputs`: q, k, v, the bias's table and gate or None twice, mask, scale."""
+        *tensors, mask, scale = inputs
+        ctx.save_for_backward(*tensors)
         ctx.mask, ctx.scale = mask, scale
-        return _run_flex(q.detach(), k.detach(), v.detach(), mask, scale)
+        detached: list[Any] = [None if x is None else x.detach() for x in tensors]
+        q, k, v, *parts = detached
+        return _run_flex(q, k, v, mask=mask, bias=_bias(*parts), scale=scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tensors: list[Any] = [
+            None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors
+        ]
+        q, k, v, *parts = tensors
         with torch.enable_grad():
-            attended = _sdpa(q, k, v, ctx.mask, ctx.scale)
-        grad_q, grad_k, grad_v = torch.autograd.grad(attended, (q, k, v), grad)
-        return grad_q, grad_k, grad_v, None, None
+            attended = _sdpa(q, k, v, mask=ctx.mask, bias=_bias(*parts), scale=ctx.scale)
+        given = [x for x in tensors if x is not None]
+        gradients = iter(torch.autograd.grad(attended, given, grad))
+        return *(None if x is None else next(gradients) for x in tensors), None, None
 
 
-def _run_flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) -> Tensor:
+def _bias(table: Tensor | None, gate: Tensor | None) -> GatedRelativeBias | None:
+    return None if table is None or gate is None else GatedRelativeBias(table, gate)
+
+
+def _run_flex(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: GatedRelativeBias | None,
+    scale: float,
+) -> Tensor:
     block_mask: BlockMask | None = None
     if mask is not None:
         block_mask = mask.block_mask(
@@ -130,6 +230,7 @@ def _run_flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) 
         q,
         k,
         v,
+        score_mod=None if bias is None else _adding(bias),
         block_mask=block_mask,
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
@@ -139,12 +240,18 @@ def _run_flex(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float) 
     return torch.where(sees_any, attended, 0.0)
 
 
+def _adding(bias: GatedRelativeBias) -> Callable[..., Tensor]:
+    table, gate, last = bias.table, bias.gate, bias.num_keys - 1
+    # A lambda, as in masks: FlexAttention traces it, and cannot trace run-time type checks.
+    return lambda score, b, h, q, k: score + gate[b, h, q] * table[h, k - q + last]
+
+
 @functools.cache
 def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-_BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Mask | None, float], Tensor]] = {
+_BACKENDS: dict[Backend, Callable[..., Tensor]] = {
     "reference": _reference,
     "sdpa": _sdpa,
     "flex": _flex,

@@ -1,6 +1,6 @@
 """Attention written to be read: the slow twin that every backend is tested against.
 
-softmax(q k^T * scale) v over the keys that the mask allows, in float32 (float64 for float64
+softmax(q k^T * scale + bias) v over the keys that the mask allows, in float32 (float64 for float64
 inputs); a row that may attend to nothing is 0. Materialises every score; not for training.
 """
 
@@ -16,6 +16,7 @@ def reference_attention(
     v: Float[Tensor, "b g n e"],
     *,
     allowed: Bool[Tensor, "b 1 s n"] | None,
+    bias: Float[Tensor, "b h s n"] | None = None,
     scale: float,
 ) -> Float[Tensor, "b h s e"]:
     precision = torch.promote_types(q.dtype, torch.float32)
@@ -24,6 +25,8 @@ def reference_attention(
     values = repeat(v.to(precision), "b g n e -> b (g r) n e", r=heads_per_key)
 
     scores = torch.einsum("bhse,bhne->bhsn", q.to(precision), keys) * scale
+    if bias is not None:
+        scores = scores + bias
     if allowed is None:
         return torch.einsum("bhsn,bhne->bhse", scores.softmax(dim=-1), values).to(q.dtype)
 

@@ -2,8 +2,9 @@
 
 The tokens are timm's `forward_features`: what the network holds after its last norm or activation
 and before any pooling, with class and register tokens dropped; convolutional maps are read row by
-row. The classifier is removed. Normalisation by mean and standard deviation happens inside, so a
-caller hands over plain pixels. Nothing is ever downloaded: weights are random or a local file.
+row. Of a transformer the output of an earlier block can be read instead, as it is, without norm.
+The classifier is removed. Normalisation by mean and standard deviation happens inside, so a caller
+hands over plain pixels. Nothing is ever downloaded: weights are random or a local file.
 """
 
 import difflib
@@ -15,17 +16,23 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from common.encoders.weights import load_exactly, read_weights
 from common.errors import UserError
 
 WEIGHTS_FILE = "vision.safetensors"
 DESCRIPTION_FILE = "vision.json"
+# timm's names of what a transformer does to the output of its last block.
+_AFTER_THE_BLOCKS = ("norm", "attn_pool", "fc_norm", "head")
 
 
 class VisionEncoder(nn.Module):
     """A timm backbone as `pixels -> tokens`; `mean` and `std` are per channel, of pixels in 0..1.
+
+    `layer` counts a transformer's blocks, from the end if negative: -2 reads the last but one. What
+    comes after it is kept, for the names and for other readers, and not trained.
 
     Names of local weights are timm's own (`timm.create_model(name).state_dict()`); loading is
     strict except that the classifier, which this module does not have, is left out.
@@ -39,6 +46,7 @@ class VisionEncoder(nn.Module):
         model_options: Mapping[str, object],
         mean: Sequence[float],
         std: Sequence[float],
+        layer: int | None = None,
         weights: Path | None = None,
     ) -> None:
         super().__init__()
@@ -53,8 +61,11 @@ class VisionEncoder(nn.Module):
         _give_every_parameter_a_dimension(self.model)
         self.dim: int = self.model.num_features
         self.num_tokens: int = _count_tokens(self.model, image_size=image_size)
+        self.layer = layer
+        if layer is not None:
+            _freeze_after(self.model, _block_number(self.model, name=name, layer=layer))
         if weights is not None:
-            _load(self.model, weights)
+            load_vision(self, weights)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "VisionEncoder":
@@ -66,7 +77,18 @@ class VisionEncoder(nn.Module):
         self, pixels: UInt8[Tensor, "b c y x"] | Float[Tensor, "b c y x"]
     ) -> Float[Tensor, "b n d"]:
         """Tokens of images whose pixels are bytes 0..255 or floats 0..1."""
-        features = self.model.forward_features(self._normalise(pixels))
+        pixels = self._normalise(pixels)
+        if self.layer is not None:
+            (features,) = self.model.forward_intermediates(
+                pixels,
+                indices=[self.layer],
+                stop_early=True,
+                norm=False,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+            return features
+        features = self.model.forward_features(pixels)
         if features.ndim == 3:
             return features[:, self.model.num_prefix_tokens :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -84,6 +106,7 @@ class VisionEncoder(nn.Module):
             "model_options": self.model_options,
             "mean": self.mean,
             "std": self.std,
+            "layer": self.layer,
         }
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -112,6 +135,22 @@ def read_description(folder: Path) -> dict[str, object]:
     return description
 
 
+def load_vision(encoder: VisionEncoder, source: Path) -> None:
+    """Fills the encoder from a file with timm's names or a folder that `VisionEncoder.save` wrote.
+
+    The classifier, which the encoder does not have, is left out.
+    """
+    file = source / WEIGHTS_FILE if source.is_dir() else source
+    expected = encoder.model.state_dict()
+    classifier = _classifier_names(encoder.model)
+    state = {
+        key: value.reshape(1) if key in expected and expected[key].shape == (1,) else value
+        for key, value in read_weights(file, kind="vision").items()
+        if not key.startswith(classifier)
+    }
+    load_exactly(encoder.model, state, source=file, kind="vision")
+
+
 def _create(name: str, *, image_size: int, options: Mapping[str, object]) -> Any:
     """timm's model; its models share conventions, not a type."""
     import timm  # noqa: PLC0415  # takes seconds; most of the code never needs it
@@ -135,6 +174,28 @@ def _give_every_parameter_a_dimension(model: nn.Module) -> None:
                 module.register_parameter(name, nn.Parameter(parameter.detach().reshape(1)))
 
 
+def _block_number(model: Any, *, name: str, layer: int) -> int:
+    """The block that is read, counted from 0."""
+    if not hasattr(model, "blocks") or not hasattr(model, "num_prefix_tokens"):
+        raise UserError(f"{name} is no plain transformer; its tokens come from its end: layer=None")
+    num_blocks = len(model.blocks)
+    if not -num_blocks <= layer < num_blocks:
+        raise UserError(
+            f"layer={layer} is none of {name}'s {num_blocks} blocks; "
+            f"choose from {-num_blocks} to {num_blocks - 1}"
+        )
+    return layer % num_blocks
+
+
+def _freeze_after(model: Any, block: int) -> None:
+    """What never gets a gradient must not wait for one."""
+    for name, module in model.named_children():
+        if name in _AFTER_THE_BLOCKS:
+            module.requires_grad_(False)
+    for later in model.blocks[block + 1 :]:
+        later.requires_grad_(False)
+
+
 def _count_tokens(model: Any, *, image_size: int) -> int:
     """Tokens of one image, without running the model: it may live on the meta device."""
     if hasattr(model, "num_prefix_tokens"):
@@ -148,44 +209,7 @@ def _count_tokens(model: Any, *, image_size: int) -> int:
     return (image_size // reduction) ** 2
 
 
-def _load(model: Any, file: Path) -> None:
-    expected = model.state_dict()
-    classifier = _classifier_names(model)
-    state = {
-        key: value.reshape(1) if key in expected and expected[key].shape == (1,) else value
-        for key, value in _read_state(file).items()
-        if not key.startswith(classifier)
-    }
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - expected.keys()),
-        "of another shape": sorted(
-            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected.keys() & state.keys()
-            if state[key].shape != expected[key].shape
-        ),
-    }
-    found = [f"{kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys]
-    if found:
-        raise UserError(f"{file} does not fit this vision encoder; {'; '.join(found)}")
-    model.load_state_dict(state)
-
-
-def _read_state(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise UserError(f"vision weights {file} do not exist; give a safetensors or .pth file")
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
-
-
 def _classifier_names(model: Any) -> tuple[str, ...]:
     """Prefixes of the classifier's parameters in a full timm checkpoint."""
     names: str | tuple[str, ...] = model.pretrained_cfg["classifier"]
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-
-
-def _shorten(keys: list[str], *, shown: int = 5) -> str:
-    rest = f" and {len(keys) - shown} more" if len(keys) > shown else ""
-    return ", ".join(keys[:shown]) + rest

@@ -19,6 +19,13 @@ import torch
 from torch import Tensor
 
 Record = dict[str, float | int | str | None]
+# What a window holds of a figure -> its name in a record, and what it is divided by.
+RATIOS = {
+    "sum": ("loss", "count"),
+    "negatives": ("negatives", "count"),
+    "weight": ("weight", "present"),
+}
+DIVISORS = {divisor for _, divisor in RATIOS.values()}
 
 # Dense bf16 peak in FLOP/s, from the makers' data sheets; first match in the device's name counts.
 PEAK_FLOPS = {
@@ -63,7 +70,8 @@ class Window:
     def take(self) -> Record:
         """Means since the last call, then start anew; the one place that waits for the device.
 
-        `sum/x` and `count/x` become `loss/x`, their ratio; other figures are means over updates.
+        `sum/x` and `count/x` become `loss/x`, their ratio, likewise negatives per pair and an
+        objective's weight over the updates that have it; other figures are means over updates.
         """
         totals = self._values()
         self.totals = {}
@@ -71,9 +79,10 @@ class Window:
         record: Record = {}
         for name, value in totals.items():
             kind, _, term = name.partition("/")
-            if kind == "sum":
-                record[f"loss/{term}"] = _ratio(value, totals[f"count/{term}"])
-            elif kind != "count":
+            if kind in RATIOS:
+                group, divisor = RATIOS[kind]
+                record[f"{group}/{term}"] = _ratio(value, totals[f"{divisor}/{term}"])
+            elif kind not in DIVISORS:
                 record[name] = _ratio(value, updates)
         record["skipped_updates"] = int(self.skipped[0].item())
         return record

@@ -16,6 +16,8 @@ KNOWN = {
     "loss": ("losses", "Training losses, mean since the last record", "loss (nats per target)"),
     "learning_rate": ("learning_rate", "Learning rate", "learning rate"),
     "gradient_norm": ("gradient_norm", "Norm of the gradient before clipping", "gradient norm"),
+    "weight": ("weight", "Weights of the objectives in the loss", "weight"),
+    "negatives": ("negatives", "Negatives that a pair is contrasted with", "negatives per pair"),
     "speed/tokens_per_second": ("throughput", "Throughput, all ranks", "tokens per second"),
 }
 NAMES = {"loss": "loss, all terms weighted"}

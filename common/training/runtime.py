@@ -1,6 +1,6 @@
 """The processes of a run: Accelerate's view of ranks, devices and precision, and a control channel.
 
-Figures the host already knows (counts, tokens, "please stop") are summed over a gloo group between
+Figures the host already knows (counts, tokens, "please stop") travel over a gloo group between
 hosts, so the accelerators are never waited for.
 """
 
@@ -76,13 +76,14 @@ class Runtime:
             with self.accelerator.no_sync(module):
                 yield
 
-    def sum_on_hosts(self, values: Sequence[float]) -> list[float]:
-        """Elementwise sum over ranks of numbers the host knows; exact for integers to 2**53."""
+    def numbers_of_all(self, values: Sequence[float]) -> list[list[float]]:
+        """Numbers the hosts know, one list per rank, in rank order; integers to 2**53 are exact."""
         if self.control is None:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=self.control)
-        return total.tolist()
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.float64)
+        parts = [torch.empty_like(mine) for _ in range(self.num_ranks)]
+        dist.all_gather(parts, mine, group=self.control)
+        return [part.tolist() for part in parts]
 
     def sum_on_devices(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks of a tensor on the device, without waiting for it."""
@@ -90,9 +91,8 @@ class Runtime:
         return total
 
     def agree_on(self, received: int) -> int:
-        """The largest number any rank has received; cheap as long as all have 0."""
-        (raised,) = self.sum_on_hosts([float(received != 0)])
-        return max(self.collect(received)) if raised else 0
+        """The largest number any rank has received."""
+        return max(int(number) for (number,) in self.numbers_of_all([float(received)]))
 
     def collect(self, value: ValueT) -> list[ValueT]:
         """The values of all ranks, in rank order."""

@@ -4,19 +4,25 @@ The loop knows no model and no data set. A task builds the model, names its data
 is trainable and turns a batch into *sums* of losses; the loop owns everything else: order of data,
 precision, ranks, accumulation, division by counts, clipping, the optimizer, checkpoints, metrics.
 A task is single-device code: it never asks for its rank, it never divides by a number of tokens,
-and it never moves a batch. Implementations match by shape; nothing is inherited.
+and it never moves a batch. Implementations match by shape; nothing is inherited. What only some
+tasks need is a protocol of its own: `Contrastive`, `Weighted`, `Constrained`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from common.objectives.contrastive import Contrast
+from common.objectives.weighting import Weighting
 
 SameT = TypeVar("SameT")
 # Rows of one rank -> rows of all ranks, in rank order, differentiable; the identity on one process.
+# Ranks may hold different numbers of rows, also none.
 Gather = Callable[[Tensor], Tensor]
 
 
@@ -91,20 +97,39 @@ class ParameterGroup:
     weight_decay: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Media and texts to be contrasted: row i of one belongs to row i of the other."""
+
+    media: Float[Tensor, "p d"]
+    text: Float[Tensor, "p d"]
+    ids: Int[Tensor, " p"]  # equal numbers mark equal texts, which are no negatives of one another
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """What a forward pass gives to the loop."""
+
+    losses: Mapping[str, Tensor] = field(default_factory=dict)  # sums, by term
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by contrastive term
+
+
 @runtime_checkable
 class Objective(Protocol[ModelT_contra, BatchT_contra]):
     """From a batch to sums of losses, with the figures to divide and to judge them by."""
 
     def counts(self, source: str, batch: BatchT_contra) -> Mapping[str, int]:
-        """Number of targets per loss term, on the CPU batch, known before the forward pass."""
+        """Number of targets per loss term, on the CPU batch, known before the forward pass.
+
+        The targets of a contrastive term are its pairs. Always names every term of the source.
+        """
         ...
 
-    def losses(
-        self, model: ModelT_contra, source: str, batch: BatchT_contra, *, gather: Gather
-    ) -> Mapping[str, Tensor]:
-        """Differentiable SUM per loss term, same names as `counts`; the loop alone divides.
+    def compute(self, model: ModelT_contra, source: str, batch: BatchT_contra) -> Computed:
+        """Differentiable SUM per loss term, and the rows to be contrasted; the loop alone divides.
 
-        `gather` collects rows of all ranks for contrastive terms; each rank sums its own rows.
+        Together they have the names of `counts`, always all of them: a term without targets in
+        this batch is a zero, or no rows, that still hangs on the parameters.
         """
         ...
 
@@ -118,6 +143,56 @@ class Objective(Protocol[ModelT_contra, BatchT_contra]):
 
     def tokens(self, batch: BatchT_contra) -> int:
         """Tokens of the batch, for throughput; padding is not counted."""
+        ...
+
+
+@runtime_checkable
+class Contrastive(Objective[ModelT_contra, BatchT_contra], Protocol[ModelT_contra, BatchT_contra]):
+    """A task some of whose terms contrast the rows of a whole update, over all ranks."""
+
+    def pairs(self, model: ModelT_contra, source: str, batch: BatchT_contra) -> Mapping[str, Pairs]:
+        """The pairs of `compute`, same numbers, without the rest: the first of two passes.
+
+        Random numbers (dropout) are drawn from the same state in both passes, so `compute` must
+        draw those of the pairs first.
+        """
+        ...
+
+    def contrast(
+        self, model: ModelT_contra, term: str, pairs: Pairs, *, gather: Gather
+    ) -> Contrast:
+        """Loss summed over the local pairs against the pairs of all ranks.
+
+        May use parameters of the model that are not sharded, such as a temperature.
+        """
+        ...
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A task whose losses are weighted against each other while it trains.
+
+    Terms form objectives: `language/masked` and `language/causal` belong to `language`.
+    """
+
+    def weighting(self) -> Weighting | None:
+        """Weights of the objectives in the loss; None weighs them all alike."""
+        ...
+
+    def factors(self, update: int) -> Mapping[str, float]:
+        """Factors of terms inside their objective at an update, counted from 1; 1 if not named.
+
+        Divided by their sum over the terms of the objective that have targets in the update.
+        """
+        ...
+
+
+@runtime_checkable
+class Constrained(Protocol[ModelT_contra]):
+    """A task that keeps parameters within bounds."""
+
+    def after_update(self, model: ModelT_contra) -> None:
+        """Changes parameters in place after each optimizer step, without waiting for the device."""
         ...
 
 

@@ -218,6 +218,7 @@ class Trainer(Generic[ModelT, BatchT]):
                 facts={
                     "progress": self.progress.to_json(),
                     "window": self.updater.window.to_json(),
+                    "weighting": self.updater.balance.to_json(),
                     "keys": self.runtime.collect(self.keys_digest),
                 },
             )
@@ -227,6 +228,7 @@ class Trainer(Generic[ModelT, BatchT]):
             return
         self.checkpointer.restore(self.updater.model, self.updater.optimizer)
         self.updater.window.load(self.facts["window"])
+        self.updater.balance.load(self.facts.get("weighting"))
         self.keys_digest = self.facts["keys"][self.runtime.rank]
         self.display.say(f"continuing after step {self.progress.step} of {self.checkpointer.found}")
 

@@ -1,52 +1,64 @@
 """One optimizer update: several sources, several micro-batches, all ranks, one gradient.
 
-    loss = sum over sources and loss terms of  weight * (sum of losses) / (number of targets)
+    loss = sum over sources and loss terms  weight * scale * (sum of losses) / (number of targets)
 
 Numbers of targets are summed over all micro-batches and ranks before the first forward pass, so
-cutting the batch differently changes nothing. The gradient is clipped once, by one norm over all
-parameters; if it or a loss is not finite, the update is left out, decided alike on every rank.
+cutting the batch differently changes nothing; contrastive terms take care of it in `contrast.py`.
+The scales come from `balance.py`. The gradient is clipped once, by one norm over all parameters;
+if it or a loss is not finite, the update is left out, decided alike on every rank.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from common.training.gather import gather_rows
+from common.training.balance import Balance, Scales
+from common.training.contrast import OnePass, Sizes, TwoPasses
 from common.training.loader import MicroBatch
 from common.training.metrics import Window
 from common.training.optimizer import build_optimizer, step_unless
 from common.training.run import RunConfig
 from common.training.runtime import Runtime
 from common.training.schedule import learning_rate_factor
-from common.training.task import BatchT, ModelT, Task
+from common.training.task import BatchT, Constrained, Contrastive, ModelT, Task
 
 
-class LossModule(nn.Module, Generic[ModelT, BatchT]):
-    """What the parallel engine wraps: its forward pass is the task's losses.
+class WrappedModel(nn.Module, Generic[ModelT]):
+    """What the parallel engine wraps: its forward pass is any work on the bare model.
 
     So the task works with its bare model and may call any method of it, and gradients still meet.
     """
 
-    def __init__(self, task: Task[ModelT, BatchT], model: ModelT) -> None:
+    def __init__(self, model: ModelT) -> None:
         super().__init__()
-        self.task, self.model = task, model
+        self.model = model
 
-    def forward(self, source: str, batch: BatchT) -> dict[str, Tensor]:
-        return dict(self.task.losses(self.model, source, batch, gather=gather_rows))
+    def forward(self, work: Callable[[ModelT], Any]) -> Any:
+        return work(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What an update processes, over all ranks, known before it starts."""
+    """What an update processes, known before it starts."""
 
-    counts: Mapping[str, int]  # targets per `source/term`
+    counts: Mapping[str, int]  # targets per `source/term`, over all ranks
+    sizes: Sizes  # and on each rank
     tokens: int
     flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What the micro-batches of one rank have added up, by `source/term`."""
+
+    sums: dict[str, Tensor]
+    negatives: dict[str, Tensor]
 
 
 class Updater(Generic[ModelT, BatchT]):
@@ -56,38 +68,31 @@ class Updater(Generic[ModelT, BatchT]):
         self.run, self.task, self.runtime = run, task, runtime
         set_seed(run.seed)  # The same initial weights on every rank,
         self.model = task.build_model()
-        self.module = runtime.accelerator.prepare(LossModule(task, self.model))
+        self.module = runtime.accelerator.prepare(WrappedModel(self.model))
         self.optimizer = build_optimizer(
             self.model, task.parameter_groups(self.model), run.optimizer
         )
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.balance = Balance(task, device=runtime.device)
         self.window = Window(runtime.device)
         set_seed(run.seed, device_specific=True)  # and then different dropout on each.
 
     def update(self, batches: Sequence[MicroBatch[BatchT]], *, number: int) -> Work:
         """Update the parameters once; `number` counts updates from 1."""
         work = self._work(batches)
+        scales = self.balance.scales(work.counts, update=number)
         self._set_learning_rate(number)
         self.optimizer.zero_grad()
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.runtime.device))
-        for index, part in enumerate(batches, start=1):
-            is_last = index == len(batches)
-            with self.runtime.last_backward_only(self.module, is_last=is_last):
-                losses = self.module(part.source, part.batch.to(self.runtime.device))
-                terms = {f"{part.source}/{term}": loss for term, loss in losses.items()}
-                means = [loss / max(work.counts[term], 1) for term, loss in terms.items()]
-                # The engine averages gradients over ranks; our sums are already divided.
-                loss = torch.stack(means).sum() * part.weight * self.runtime.num_ranks
-                self.runtime.accelerator.backward(loss)
-            for term, value in terms.items():
-                sums[term] = sums[term] + value.detach()
+        tally = self._differentiate(batches, work, scales)
         norm = self.runtime.accelerator.clip_grad_norm_(
             self.parameters, self.run.optimizer.clip_norm
         )
         weights = {part.source: part.weight for part in batches}
-        figures = self._figures(sums, work.counts, weights) | {"gradient_norm": norm}
+        figures = self._figures(tally, work.counts, weights, scales) | {"gradient_norm": norm}
         skip = ~torch.isfinite(torch.stack([figures["loss"], norm])).all()
         step_unless(skip, self.optimizer)
+        if isinstance(self.task, Constrained):
+            self.task.after_update(self.model)
         self.window.add(figures, skip=skip)
         return work
 
@@ -95,6 +100,40 @@ class Updater(Generic[ModelT, BatchT]):
     def learning_rate(self) -> float:
         """Of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def _differentiate(
+        self, batches: Sequence[MicroBatch[BatchT]], work: Work, scales: Scales
+    ) -> Tally:
+        """Leave the gradient of the update's loss in the parameters."""
+        tally = Tally(sums=self._zeros(), negatives=self._zeros())
+        passes = self._passes(batches, work.sizes)
+        for index, part in enumerate(batches):
+            is_last = index == len(batches) - 1
+            batch = part.batch.to(self.runtime.device)
+            with self.runtime.last_backward_only(self.module, is_last=is_last):
+                terms = self.module(partial(passes.terms, index, batch))
+                means = [
+                    scales.weigh(term, loss / max(work.counts[term], 1))
+                    for term, loss in terms.losses.items()
+                ]
+                # The engine averages gradients over ranks; our sums are already divided.
+                loss = torch.stack(means).sum() * part.weight * self.runtime.num_ranks
+                self.runtime.accelerator.backward(loss)
+            for total, values in ((tally.sums, terms.sums), (tally.negatives, terms.negatives)):
+                for term, value in values.items():
+                    total[term] = total[term] + value
+        return tally
+
+    def _passes(
+        self, batches: Sequence[MicroBatch[BatchT]], sizes: Sizes
+    ) -> OnePass[ModelT, BatchT] | TwoPasses[ModelT, BatchT]:
+        if self.run.num_micro_batches == 1 or not isinstance(self.task, Contrastive):
+            return OnePass(self.task, batches, sizes=sizes)
+        device = self.runtime.device
+        return TwoPasses(self.task, batches, sizes=sizes, run=self.module, device=device)
+
+    def _zeros(self) -> dict[str, Tensor]:
+        return defaultdict(lambda: torch.zeros((), device=self.runtime.device))
 
     def _work(self, batches: Sequence[MicroBatch[BatchT]]) -> Work:
         local: Counter[str] = Counter()
@@ -105,10 +144,15 @@ class Updater(Generic[ModelT, BatchT]):
             local["tokens"] += self.task.tokens(part.batch)
             flops += self.task.flops(self.model, part.source, part.batch)
         names = sorted(local)
-        numbers = [float(local[name]) for name in names]
-        *totals, flops = self.runtime.sum_on_hosts([*numbers, flops])
-        whole = {name: int(total) for name, total in zip(names, totals, strict=True)}
-        return Work(tokens=whole.pop("tokens"), counts=whole, flops=flops)
+        ranks = self.runtime.numbers_of_all([*(float(local[name]) for name in names), flops])
+        *columns, all_flops = zip(*ranks, strict=True)
+        sizes = {
+            name: [int(number) for number in column]
+            for name, column in zip(names, columns, strict=True)
+        }
+        tokens = sum(sizes.pop("tokens"))
+        counts = {name: sum(numbers) for name, numbers in sizes.items()}
+        return Work(tokens=tokens, counts=counts, sizes=sizes, flops=sum(all_flops))
 
     def _set_learning_rate(self, number: int) -> None:
         factor = learning_rate_factor(number, config=self.run.schedule, steps=self.run.steps)
@@ -116,15 +160,29 @@ class Updater(Generic[ModelT, BatchT]):
             group["lr"] = self.run.optimizer.peak_learning_rate * factor
 
     def _figures(
-        self, sums: Mapping[str, Tensor], counts: Mapping[str, int], weights: Mapping[str, float]
+        self,
+        tally: Tally,
+        counts: Mapping[str, int],
+        weights: Mapping[str, float],
+        scales: Scales,
     ) -> dict[str, Tensor]:
         """Sum and count per term and the update's loss, over all ranks, left on the device."""
-        terms = sorted(sums)
-        total = self.runtime.sum_on_devices(torch.stack([sums[term].float() for term in terms]))
+        terms, contrasted = sorted(tally.sums), sorted(tally.negatives)
+        local = [tally.sums[term] for term in terms]
+        local += [tally.negatives[term].to(local[0].dtype) for term in contrasted]
+        total = self.runtime.sum_on_devices(torch.stack(local))
+        sums = dict(zip(terms, total[: len(terms)], strict=True))
         figures = {"loss": torch.zeros_like(total[0])}
-        for term, value in zip(terms, total, strict=True):
-            weight = weights[term.split("/")[0]]
-            figures["loss"] = figures["loss"] + value * (weight / max(counts[term], 1))
+        means = {}
+        for term, value in sums.items():
+            means[term] = value * (weights[term.split("/")[0]] / max(counts[term], 1))
+            figures["loss"] = figures["loss"] + scales.weigh(term, means[term])
             figures[f"sum/{term}"] = value
             figures[f"count/{term}"] = torch.full_like(value, counts[term])
+        self.balance.observe(scales, means)
+        for term, value in zip(contrasted, total[len(terms) :], strict=True):
+            figures[f"negatives/{term}"] = value
+        for objective, weight in scales.weights.items():
+            figures[f"weight/{objective}"] = weight
+            figures[f"present/{objective}"] = torch.ones_like(weight)
         return figures

@@ -52,8 +52,8 @@ def test_losses_are_sums_over_the_counted_targets(task: FlamingoTask) -> None:
     rows = [source.example(position) for position in range(3)]
     whole = source.collate(rows)
     parts = [source.collate([row]) for row in rows]
-    total = task.losses(model, "episodes", whole, gather=lambda x: x)["episodes"]
-    pieces = [task.losses(model, "episodes", p, gather=lambda x: x)["episodes"] for p in parts]
+    total = task.compute(model, "episodes", whole).losses["episodes"]
+    pieces = [task.compute(model, "episodes", p).losses["episodes"] for p in parts]
     torch.testing.assert_close(total, torch.stack(pieces).sum(), rtol=1e-4, atol=1e-4)
     counts = [task.counts("episodes", p)["episodes"] for p in parts]
     assert task.counts("episodes", whole)["episodes"] == sum(counts) > 0

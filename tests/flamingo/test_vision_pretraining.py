@@ -1,4 +1,4 @@
-"""The contrastive stage: its data, its loss over ranks, its figures and what it hands on."""
+"""The contrastive stage: its data, its loss, its figures and what it hands on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,13 @@ from common.data.embedded.captions import full_caption
 from common.data.embedded.scenes import scenes_in
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
-from common.training.task import Batch, Example, Source, Task
-from flamingo.caption_pairs import generated_groups, generated_pairs
+from common.objectives.contrastive import Contrast, info_nce
+from common.training.loader import Share, read_updates
+from common.training.runtime import Runtime
+from common.training.task import Batch, Contrastive, Example, Source, Task
+from common.training.update import Updater
+from flamingo.caption_pairs import PairBatch, generated_groups, generated_pairs
+from flamingo.recipes import flamingo_tiny_vision
 from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveModel, ContrastiveTask
 
 CONFIG = ContrastiveConfig(
@@ -44,6 +49,7 @@ def test_task_source_and_batch_fulfil_the_protocols_of_the_training_loop(task):
     example = source.example(3)
     batch = source.collate([example, source.example(4)])
     assert isinstance(task, Task)
+    assert isinstance(task, Contrastive)
     assert isinstance(source, Source)
     assert isinstance(example, Example)
     assert isinstance(batch, Batch)
@@ -82,34 +88,36 @@ def test_held_out_groups_have_distinct_captions_that_training_never_shows():
     assert {len(group) for group in groups["digits"]} == {10}
 
 
-def test_two_ranks_that_gather_sum_to_the_loss_of_one(task, model):
+def contrast(task: ContrastiveTask, model: ContrastiveModel, batch: PairBatch) -> Contrast:
+    pairs = task.compute(model, "pairs", batch).pairs["contrastive"]
+    return task.contrast(model, "contrastive", pairs, gather=lambda rows: rows)
+
+
+def test_the_loss_is_that_of_all_pairs_of_the_batch(task, model):
     source = task.sources()["pairs"]
-    examples = [source.example(position) for position in range(6)]
-    whole = source.collate(examples)
-    expected = task.losses(model, "pairs", whole, gather=lambda rows: rows)["contrastive"]
-
-    with torch.no_grad():
-        images = model.encode_images(whole.pixels)
-        captions = model.encode_captions(whole.input_ids, valid=whole.valid)
-    images, captions = (torch.nn.functional.normalize(x, dim=-1) for x in (images, captions))
-
-    def gather(rows: torch.Tensor) -> torch.Tensor:
-        if rows.ndim == 1:
-            return whole.caption_ids
-        near_images = torch.cdist(rows, images).min() < torch.cdist(rows, captions).min()
-        return images if near_images else captions
-
-    parts = [source.collate(examples[:2]), source.collate(examples[2:])]
-    losses = [task.losses(model, "pairs", part, gather=gather)["contrastive"] for part in parts]
-    torch.testing.assert_close(sum(losses), expected, atol=1e-4, rtol=1e-4)
-    assert sum(task.counts("pairs", part)["contrastive"] for part in parts) == 6
+    batch = source.collate([source.example(position) for position in range(6)])
+    result = contrast(task, model, batch)
+    images = model.encode_images(batch.pixels)
+    captions = model.encode_captions(batch.input_ids, valid=batch.valid)
+    expected = info_nce(images, captions, log_scale=model.log_scale, duplicates=batch.caption_ids)
+    assert torch.equal(result.loss, expected.loss)
+    assert task.counts("pairs", batch) == {"contrastive": int(result.count)} == {"contrastive": 6}
 
 
-def test_a_batch_that_was_cut_is_refused_with_the_remedy(task, model):
-    source = task.sources()["pairs"]
-    half = source.collate([source.example(position) for position in range(3)])
-    with pytest.raises(UserError, match=r"saw 3 of 6 pairs.*num_micro_batches to 1"):
-        task.losses(model, "pairs", half, gather=lambda rows: rows)
+def test_micro_batches_are_contrasted_with_the_whole_update(task, tmp_path: Path):
+    figures = []
+    for parts in (1, 3):
+        run = replace(flamingo_tiny_vision(), task=CONFIG, num_micro_batches=parts)
+        runtime = Runtime(run, tmp_path)
+        updater = Updater(run, task, runtime)
+        share = Share(rank=0, num_ranks=1, num_micro_batches=parts)
+        (batches,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
+        updater.update(batches, number=1)
+        figures.append(updater.window.take())
+    whole, cut = figures
+    assert cut["negatives/pairs/contrastive"] == whole["negatives/pairs/contrastive"] > 2
+    for name in ("loss", "gradient_norm"):
+        assert cut[name] == pytest.approx(whole[name], rel=1e-4)
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(task, model):
@@ -139,7 +147,7 @@ def test_forty_updates_on_one_batch_tell_its_pairs_apart(task):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(40):
-        loss = task.losses(model, "pairs", batch, gather=lambda rows: rows)["contrastive"] / 6
+        loss = contrast(task, model, batch).loss / 6
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -185,8 +193,7 @@ def test_a_folder_of_pairs_trains_and_is_validated_on_held_out_pairs(task, tmp_p
     source = task.sources()["pairs"]
     batch = source.collate([source.example(position) for position in range(6)])
     assert batch.pixels.shape == (6, 3, 32, 32)
-    losses = task.losses(task.build_model(), "pairs", batch, gather=lambda rows: rows)
-    assert losses["contrastive"].isfinite()
+    assert contrast(task, task.build_model(), batch).loss.isfinite()
     figures = task.validate(task.build_model())
     assert set(figures) == {
         f"validation/pairs_{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)

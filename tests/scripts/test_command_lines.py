@@ -31,10 +31,6 @@ MISTAKES = {
         [*TRAIN, "flamingo_tiny", "--schedule.warmup-steps", "900"],
         "schedule.warmup_steps (900) must be smaller than steps (450)",
     ),
-    "contrast in micro-batches": (
-        [*TRAIN, "flamingo_tiny_vision", "--num-micro-batches", "2", "--dry-run"],
-        "num_micro_batches=2 would shrink the negatives",
-    ),
     "wrong type": ([*TRAIN, "flamingo_tiny", "--steps", "many"], "many"),
     "unknown preset": (["scripts/parameters.py", "flamingo_8b"], "no preset 'flamingo_8b'"),
     "no picture": (

@@ -2,7 +2,7 @@
 alphabet, so every text survives encoding and decoding. It adds no token of its own accord: who
 builds a sequence places `<s>` and `</s>`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import TokenizersBackend
@@ -23,15 +23,22 @@ ANSWER_WEIGHT = 1500
 
 
 def train_tokenizer(
-    texts: Iterable[str], *, vocab_size: int, max_length: int = 2048
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    max_length: int = 2048,
+    control_tokens: Sequence[str] = (),
 ) -> TokenizersBackend:
-    """A transformers tokenizer with `<pad>`, `<s>` and `</s>` as ids 0, 1 and 2, padding left."""
+    """A transformers tokenizer that pads on the left.
+
+    `<pad>`, `<s>` and `</s>` have the ids 0, 1 and 2, a model's own control tokens those after.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *control_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

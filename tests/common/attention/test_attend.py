@@ -1,13 +1,17 @@
 """Every backend equals the readable reference, in values and gradients, under every mask."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from common.attention import attend as attend_module
 from common.attention.attend import Backend, attend
+from common.attention.bias import GatedRelativeBias
 from common.attention.masks import Mask, causal, media_span, same_document, valid_keys
 from common.attention.reference import reference_attention
 
@@ -133,3 +137,97 @@ def test_unequal_groups_of_heads_are_refused() -> None:
     k = torch.randn(B, 3, N, E)
     with pytest.raises(ValueError, match="4 query heads are not a multiple of 3 key heads"):
         attend(q, k, k)
+
+
+def biased_inputs(dtype: torch.dtype, *, key_heads: int = G) -> tuple[Tensor, ...]:
+    """q, k, v, and the table and the gate of a bias."""
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(H, 2 * N - 1, generator=generator, dtype=dtype).requires_grad_()
+    gate = torch.randn(B, H, S, generator=generator, dtype=dtype).requires_grad_()
+    return *inputs(dtype, key_heads=key_heads), table, gate
+
+
+def biased_values_and_gradients(
+    mask: Mask | None, backend: Backend, *, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    q, k, v, table, gate = tensors = biased_inputs(dtype)
+    bias = GatedRelativeBias(table, gate)
+    attended = attend(q, k, v, mask=mask, bias=bias, backend=backend)
+    weights = torch.linspace(-1, 1, attended.numel(), dtype=attended.dtype).view_as(attended)
+    return attended, *torch.autograd.grad(attended, tensors, weights)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("name", MASKS)
+def test_a_biased_backend_equals_the_reference_in_values_and_gradients(
+    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Five queries: two whole chunks and one with a single query.
+    monkeypatch.setattr(attend_module, "BIASED_QUERIES", 2)
+    actual = biased_values_and_gradients(MASKS[name], backend, dtype=torch.float64)
+    expected = biased_values_and_gradients(MASKS[name], "reference", dtype=torch.float64)
+    assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+    assert all(gradient.isfinite().all() for gradient in actual)
+
+
+def test_the_reference_adds_the_bias_to_the_scores() -> None:
+    q, k, v, table, gate = biased_inputs(torch.float64, key_heads=H)
+    bias = GatedRelativeBias(table, gate)
+    scores = 0.3 * q @ k.mT + bias.dense(slice(S))
+    actual = attend(q, k, v, bias=bias, scale=0.3, backend="reference")
+    assert_close(actual, scores.softmax(dim=-1) @ v)
+
+
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_a_bias_without_gradient_leaves_the_other_gradients_as_they_are(backend: Backend) -> None:
+    q, k, v, table, gate = biased_inputs(torch.float64)
+    expected = biased_values_and_gradients(PADDING, backend, dtype=torch.float64)[1:4]
+    bias = GatedRelativeBias(table.detach(), gate.detach())
+    attended = attend(q, k, v, mask=PADDING, bias=bias, backend=backend)
+    weights = torch.linspace(-1, 1, attended.numel(), dtype=attended.dtype).view_as(attended)
+    assert_close(torch.autograd.grad(attended, (q, k, v), weights), expected)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most numbers of any tensor that an operation returns."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        results = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(results) if isinstance(x, Tensor)]
+        self.numbers = max([self.numbers, *sizes])
+        return results
+
+
+@pytest.mark.parametrize("with_gradient", [False, True], ids=["frozen bias", "trained bias"])
+def test_all_scores_of_a_biased_call_never_exist_at_once_and_nothing_of_them_is_kept(
+    with_gradient: bool,
+) -> None:
+    b, h, n, e = 2, 3, 700, 8
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(b, h, n, e, generator=generator).requires_grad_() for _ in range(3))
+    table = torch.randn(h, 2 * n - 1, generator=generator, requires_grad=with_gradient)
+    gate = torch.randn(b, h, n, generator=generator, requires_grad=with_gradient)
+    valid = torch.arange(n) < torch.tensor([[n], [n - 90]])
+    kept: list[int] = []
+
+    def note(x: Tensor) -> Tensor:
+        kept.append(x.numel())
+        return x
+
+    with LargestTensor() as largest, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        bias = GatedRelativeBias(table, gate)
+        attended = attend(q, k, v, mask=valid_keys(valid), bias=bias, backend="sdpa")
+        attended.square().sum().backward()
+    assert largest.numbers <= b * h * n * attend_module.BIASED_QUERIES < b * h * n * n
+    assert max(kept) <= b * h * n * e
+    assert (table.grad is not None) == with_gradient
+
+
+def test_a_bias_for_another_number_of_keys_is_refused() -> None:
+    q, k, v, _, gate = biased_inputs(torch.float32)
+    with pytest.raises(ValueError, match="for 8 keys, not for 7"):
+        attend(q, k, v, bias=GatedRelativeBias(torch.zeros(H, 15), gate))

@@ -1,5 +1,6 @@
 """The vision encoder: any timm model becomes a sequence of tokens, offline and on any device."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from common.encoders.vision import VisionEncoder
+from common.encoders.vision import VisionEncoder, load_vision
 from common.errors import UserError
 
 STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1)}
@@ -115,6 +116,66 @@ def test_weights_that_do_not_fit_name_the_wrong_keys(tmp_path: Path):
         build(NFNET, weights=tmp_path / "wrong.safetensors")
     for part in ("missing: stem.conv1.bias", "unexpected: stranger", "final_conv.bias (7,)"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(("layer", "cut"), [(-2, 1), (0, 2), (2, 0)])
+def test_an_earlier_layer_is_that_blocks_output_without_norm_and_class_token(layer: int, cut: int):
+    encoder = build(DEEP_VIT, layer=layer)
+    shorter = copy.deepcopy(encoder.model)
+    shorter.blocks = shorter.blocks[: 3 - cut]
+    shorter.norm = torch.nn.Identity()
+    pixels = random_bytes()
+    expected = shorter.forward_features(encoder._normalise(pixels))[:, 1:]
+    assert expected.shape == (2, encoder.num_tokens, encoder.dim)
+    assert torch.equal(encoder(pixels), expected)
+
+
+DEEP_VIT = {**VIT, "model_options": {**VIT["model_options"], "depth": 3}}
+
+
+def test_exactly_what_an_earlier_layer_reads_is_trained():
+    encoder = build(DEEP_VIT, layer=-2)
+    encoder(random_bytes()).sum().backward()
+    for name, parameter in encoder.model.named_parameters():
+        is_later = name.startswith(("blocks.2.", "norm."))
+        assert parameter.requires_grad == (not is_later), name
+        assert (parameter.grad is None) == is_later, name
+
+
+def test_the_layer_is_saved_with_the_encoder(tmp_path: Path):
+    encoder, pixels = build(DEEP_VIT, layer=-2), random_bytes()
+    encoder.save(tmp_path)
+    again = VisionEncoder.from_folder(tmp_path).eval()
+    assert again.layer == -2
+    assert torch.equal(again(pixels), encoder(pixels))
+
+
+def test_dropped_patches_leave_fewer_tokens_while_training_only():
+    options = {**DEEP_VIT["model_options"], "patch_drop_rate": 0.5}
+    encoder = build({**DEEP_VIT, "model_options": options}, layer=-2)
+    assert encoder(random_bytes()).shape == (2, 16, 40)
+    assert encoder.train()(random_bytes()).shape == (2, 8, 40)
+
+
+def test_weights_are_loaded_later_from_a_file_or_a_saved_folder(tmp_path: Path):
+    trained, pixels = build(VIT), random_bytes()
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    trained.save(tmp_path)
+    for source in (tmp_path, tmp_path / "vision.safetensors"):
+        encoder = build(VIT)
+        assert not torch.equal(encoder(pixels), trained(pixels))
+        load_vision(encoder, source)
+        assert torch.equal(encoder(pixels), trained(pixels))
+
+
+@pytest.mark.parametrize(
+    ("description", "layer", "message"),
+    [(DEEP_VIT, 3, "none of vit_tiny.* 3 blocks"), (NFNET, -2, "no plain transformer")],
+)
+def test_a_layer_that_the_model_lacks_is_refused(description: dict, layer: int, message: str):
+    with pytest.raises(UserError, match=message):
+        build(description, layer=layer)
 
 
 @pytest.mark.parametrize(

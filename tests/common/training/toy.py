@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.training.command_line import main
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
-from common.training.task import Gather, ParameterGroup
+from common.training.task import Computed, ParameterGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +134,9 @@ class ToyTask:
     def counts(self, source: str, batch: ToyBatch) -> Mapping[str, int]:
         return {"squared": int(batch.valid.sum())}
 
-    def losses(
-        self, model: ToyModel, source: str, batch: ToyBatch, *, gather: Gather
-    ) -> Mapping[str, Tensor]:
+    def compute(self, model: ToyModel, source: str, batch: ToyBatch) -> Computed:
         error = model.predict(batch.inputs, head=source) - batch.targets
-        return {"squared": (error.square() * batch.valid).sum()}
+        return Computed(losses={"squared": (error.square() * batch.valid).sum()})
 
     def flops(self, model: ToyModel, source: str, batch: ToyBatch) -> float:
         return 6.0 * len(batch.keys) * model.hidden.weight.numel()

@@ -1,0 +1,45 @@
+"""Weights of an encoder from a local file, loaded strictly: every name and shape must fit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+
+def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of one that torch wrote; nothing in it is executed."""
+    if not file.is_file():
+        raise UserError(f"{kind} weights {file} do not exist; give a safetensors or .pth file")
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
+
+
+def load_exactly(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: Path, kind: str
+) -> None:
+    """Fills the module, or names in one line what of `state` does not fit it."""
+    expected = module.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(
+            f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected.keys() & state.keys()
+            if state[key].shape != expected[key].shape
+        ),
+    }
+    found = [f"{what}: {_shorten(keys)}" for what, keys in problems.items() if keys]
+    if found:
+        raise UserError(f"{source} does not fit this {kind} encoder; {'; '.join(found)}")
+    module.load_state_dict(state)
+
+
+def _shorten(keys: list[str], *, shown: int = 5) -> str:
+    rest = f" and {len(keys) - shown} more" if len(keys) > shown else ""
+    return ", ".join(keys[:shown]) + rest

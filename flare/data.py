@@ -1,0 +1,344 @@
+"""Mixed documents as training batches: rows for the language model, and captions as rows of theirs.
+
+A row packs several documents, each masked, causal or cm3 (`flare.masking`). A caption that sees its
+image would make the contrast trivial, so captions are packed once more, as documents of their own
+ending in `<emb>`, into rows at the end of the batch. Everything that is an index is computed here,
+on the CPU, so that a step on a device never waits for the host.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int, UInt8
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from common.data.document import MixedDocument, Recording
+from common.data.images import AugmentConfig, augment
+from common.data.randomness import generator_at
+from common.errors import UserError
+from common.objectives.language import IGNORED
+from flare.encoding import (
+    AUDIO_TEXT,
+    IMAGE_TEXT,
+    Caption,
+    DocumentEncoder,
+    FlareExample,
+    added_by,
+)
+from flare.masking import Form, MaskingConfig
+from flare.processing import MIN_SAMPLES
+
+MASKED_TERM, CAUSAL_TERM = "language/masked", "language/causal"
+FINEST_SHARE = 1000  # weights are fractions of at most this denominator
+PAIR_TERMS = (IMAGE_TEXT, AUDIO_TEXT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Ids to predict; `positions` are those that predict, one before the targets, in b * s."""
+
+    positions: Int[Tensor, " n"]
+    ids: Int[Tensor, " n"]
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same targets on a device."""
+        return Targets(
+            positions=self.positions.to(device, non_blocking=True),
+            ids=self.ids.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairIndex:
+    """Which media belong to which captions.
+
+    `media` counts the batch's images or clips, `text` is the place of the caption's `<emb>` in
+    b * s; `caption_ids` are equal for equal captions.
+    """
+
+    media: Int[Tensor, " p"]
+    text: Int[Tensor, " p"]
+    caption_ids: Int[Tensor, " p"]
+
+    def to(self, device: torch.device) -> "PairIndex":
+        """The same pairs on a device."""
+        return PairIndex(
+            media=self.media.to(device, non_blocking=True),
+            text=self.text.to(device, non_blocking=True),
+            caption_ids=self.caption_ids.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlareBatch:
+    """Rows padded on the right, padding being a document of its own; the last rows hold captions.
+
+    Images and clips are flat, in reading order row by row; there may be none of either.
+    """
+
+    keys: list[str]
+    input_ids: Int[Tensor, "b s"]
+    document_ids: Int[Tensor, "b s"]
+    bidirectional: Bool[Tensor, "b s"]
+    num_caption_rows: int
+    pixel_values: UInt8[Tensor, "m c y x"]
+    waveforms: Float32[Tensor, "k t"]
+    audio_lengths: Int[Tensor, " k"]
+    targets: dict[str, Targets]
+    pairs: dict[str, PairIndex]
+
+    def to(self, device: torch.device) -> "FlareBatch":
+        """The same batch on a device; ids stay int64 and pixels bytes."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            document_ids=self.document_ids.to(device, non_blocking=True),
+            bidirectional=self.bidirectional.to(device, non_blocking=True),
+            pixel_values=self.pixel_values.to(device, non_blocking=True),
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            audio_lengths=self.audio_lengths.to(device, non_blocking=True),
+            targets={name: targets.to(device) for name, targets in self.targets.items()},
+            pairs={name: pairs.to(device) for name, pairs in self.pairs.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedCorpus:
+    """Documents of one kind, and how many of them in proportion to the other kinds."""
+
+    name: str
+    draw: Callable[[int], MixedDocument]  # document at an index, without end
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSource:
+    """Training data with random access; everything is a function of the position.
+
+    Corpora keep their weights exactly: weights of 3, 0.5 and 0.5 give 6, 1 and 1 documents of
+    every 8, in a drawn order.
+    """
+
+    corpora: Sequence[WeightedCorpus]
+    encoder: DocumentEncoder
+    masking: MaskingConfig
+    batch_size: int  # rows
+    weight: float
+    max_tokens: int  # of a row
+    documents_per_row: int
+    steps: int  # updates of the run
+    augment_steps: int  # updates during which images are augmented
+    augmentation: AugmentConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.corpora:
+            raise UserError("a mixture of no corpora; give at least one")
+        least = self.encoder.least_tokens
+        if self.max_tokens // self.documents_per_row < least:
+            raise UserError(
+                f"rows of {self.max_tokens} tokens have no room for {self.documents_per_row} "
+                f"images or clips; use max_tokens={least * self.documents_per_row} or more, or "
+                "fewer documents per row"
+            )
+
+    def example(self, position: int) -> FlareExample:
+        """The row at a position: its documents, packed one after another."""
+        first, update = position * self.documents_per_row, position // self.batch_size
+        numbers = range(first, first + self.documents_per_row)
+        drawn = [self._drawn(number, update) for number in numbers]
+        limit = fair_limit([len(d.ids) + added_by(d.form) for d in drawn], self.max_tokens)
+        rate = self.masking.mask_rate(update / self.steps)
+        return join(
+            [
+                self.encoder.encode(
+                    d.document, d.ids, d.generator, form=d.form, mask_rate=rate, max_tokens=limit
+                )
+                for d in drawn
+            ]
+        )
+
+    def collate(self, examples: Sequence[FlareExample]) -> FlareBatch:
+        """Rows of one batch."""
+        return collate(examples, padding_id=self.encoder.processor.tokenizer.pad_token_id)
+
+    def place(self, number: int) -> tuple[WeightedCorpus, int]:
+        """Corpus of the document with a number, and the document's index in that corpus."""
+        turn, slot = divmod(number, len(self._slots))
+        generator = generator_at(seed=self.seed, index=turn, stream="flare/mixture")
+        order = self._slots[generator.permutation(len(self._slots))]
+        chosen = int(order[slot])
+        before = turn * int((self._slots == chosen).sum()) + int((order[:slot] == chosen).sum())
+        return self.corpora[chosen], before
+
+    @cached_property
+    def _slots(self) -> Int[np.ndarray, " n"]:
+        """The corpora's numbers, each as often as its share of one turn."""
+        shares = whole_shares([corpus.weight for corpus in self.corpora])
+        return np.repeat(np.arange(len(shares)), shares)
+
+    def _drawn(self, number: int, update: int) -> "_Drawn":
+        document = self._document(number, update)
+        generator = generator_at(seed=self.seed, index=number, stream="flare/form")
+        form = self.masking.draw_form(update / self.steps, generator)
+        return _Drawn(document, self.encoder.tokens(document), form, generator)
+
+    def _document(self, number: int, update: int) -> MixedDocument:
+        corpus, index = self.place(number)
+        document = corpus.draw(index)
+        if update >= self.augment_steps:
+            return document
+        generator = generator_at(seed=self.seed, index=number, stream="flare/augment")
+        parts = (
+            part
+            if isinstance(part, str | Recording)
+            else augment(part, generator, config=self.augmentation)
+            for part in document.parts
+        )
+        return replace(document, parts=tuple(parts))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A document before it is cut."""
+
+    document: MixedDocument
+    ids: Int[np.ndarray, " s"]
+    form: Form
+    generator: np.random.Generator
+
+
+def whole_shares(weights: Sequence[float]) -> list[int]:
+    """The smallest whole numbers in proportion to the weights: 3 0.5 0.5 -> 6 1 1."""
+    if min(weights) <= 0:
+        raise UserError(f"weights {list(weights)} must be positive; leave out what is not wanted")
+    shares = [Fraction(weight).limit_denominator(FINEST_SHARE) for weight in weights]
+    if min(shares) == 0:
+        raise UserError(f"weights {list(weights)} are finer than 1/{FINEST_SHARE}; use larger ones")
+    whole = math.lcm(*(share.denominator for share in shares))
+    numbers = [int(share * whole) for share in shares]
+    return [number // math.gcd(*numbers) for number in numbers]
+
+
+def fair_limit(lengths: Sequence[int], total: int) -> int:
+    """The limit that makes documents fit into a row, the short ones whole.
+
+    Lengths 10 40 90 in a row of 100 -> 50: 10 + 40 + 50.
+    """
+    left = total
+    for place, length in enumerate(sorted(lengths)):
+        share = left // (len(lengths) - place)
+        if length > share:
+            return share
+        left -= length
+    return total
+
+
+def join(examples: Sequence[FlareExample]) -> FlareExample:
+    """Several documents as one packed row, documents and media numbered through."""
+    captions, num_media = [], dict.fromkeys(PAIR_TERMS, 0)
+    for example in examples:
+        captions += [replace(c, medium=c.medium + num_media[c.term]) for c in example.captions]
+        num_media[IMAGE_TEXT] += len(example.images)
+        num_media[AUDIO_TEXT] += len(example.clips)
+    return FlareExample(
+        key="+".join(example.key for example in examples),
+        ids=torch.cat([example.ids for example in examples]),
+        labels=torch.cat([example.labels for example in examples]),
+        documents=torch.cat([torch.full_like(e.ids, i) for i, e in enumerate(examples)]),
+        bidirectional=torch.cat([example.bidirectional for example in examples]),
+        images=torch.cat([example.images for example in examples]),
+        clips=tuple(clip for example in examples for clip in example.clips),
+        captions=tuple(captions),
+    )
+
+
+def collate(examples: Sequence[FlareExample], *, padding_id: int) -> FlareBatch:
+    """Rows padded to the longest, followed by the rows of their captions."""
+    whole = join(examples)  # media and captions of the batch, numbered through
+    lengths = [len(caption.ids) for caption in whole.captions]
+    width = max(*(len(example.ids) for example in examples), *lengths, 0)
+    places = _first_fit(lengths, width=width)
+    rows = [*examples, *_caption_rows(whole.captions, [row for row, _ in places])]
+    labels = _padded([row.labels for row in rows], IGNORED)
+    bidirectional = _padded([row.bidirectional for row in rows], False)
+    clips = whole.clips or (torch.zeros(MIN_SAMPLES),)
+    last = [(len(examples) + row) * width + end - 1 for row, end in places]
+    return FlareBatch(
+        keys=[example.key for example in examples],
+        input_ids=_padded([row.ids for row in rows], padding_id),
+        document_ids=_padded(
+            [row.documents for row in rows], max(int(row.documents.max()) for row in rows) + 1
+        ),
+        bidirectional=bidirectional,
+        num_caption_rows=len(rows) - len(examples),
+        pixel_values=whole.images,
+        waveforms=pad_sequence(list(clips), batch_first=True)[: len(whole.clips)],
+        audio_lengths=torch.tensor([len(clip) for clip in whole.clips], dtype=torch.int64),
+        targets={
+            MASKED_TERM: _targets(labels, bidirectional),
+            CAUSAL_TERM: _targets(labels, ~bidirectional),
+        },
+        pairs={term: _pair_index(term, whole.captions, last) for term in PAIR_TERMS},
+    )
+
+
+def _first_fit(lengths: Sequence[int], *, width: int) -> list[tuple[int, int]]:
+    """(row, end in the row) of each length, in the first row with room for it.
+
+    Lengths 3 4 2 in rows of 5 -> (0, 3) (1, 4) (0, 5).
+    """
+    used: list[int] = []
+    places = []
+    for length in lengths:
+        row = next((i for i, end in enumerate(used) if end + length <= width), len(used))
+        if row == len(used):
+            used.append(0)
+        used[row] += length
+        places.append((row, used[row]))
+    return places
+
+
+def _caption_rows(captions: Sequence[Caption], rows: Sequence[int]) -> list[FlareExample]:
+    """Captions as packed causal documents without targets and without media."""
+    packed: list[list[FlareExample]] = [[] for _ in range(max(rows, default=-1) + 1)]
+    for caption, row in zip(captions, rows, strict=True):
+        packed[row].append(
+            FlareExample(
+                key="",
+                ids=caption.ids,
+                labels=torch.full_like(caption.ids, IGNORED),
+                documents=torch.zeros_like(caption.ids),
+                bidirectional=torch.zeros_like(caption.ids, dtype=torch.bool),
+                images=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
+                clips=(),
+                captions=(),
+            )
+        )
+    return [join(row) for row in packed]
+
+
+def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def _targets(labels: Int[Tensor, "b s"], chosen: Bool[Tensor, "b s"]) -> Targets:
+    places = ((labels != IGNORED) & chosen).flatten().nonzero()[:, 0]
+    return Targets(positions=places - 1, ids=labels.flatten()[places])
+
+
+def _pair_index(term: str, captions: Sequence[Caption], last: Sequence[int]) -> PairIndex:
+    """The captions of one term; `last` has the place of every caption's `<emb>`."""
+    chosen = [
+        (c.medium, place, c.caption_id)
+        for c, place in zip(captions, last, strict=True)
+        if c.term == term
+    ]
+    media, text, ids = torch.tensor(chosen, dtype=torch.int64).reshape(-1, 3).unbind(1)
+    return PairIndex(media=media, text=text, caption_ids=ids)

@@ -1,0 +1,202 @@
+"""From one mixed document to the ids, labels, images and clips of a row.
+
+A document too long is cut, but never inside the slots of an image or a clip: these go whole, with
+the image or the clip. Targets are text, and in causal documents the closing `</s>`; no other
+control token is ever predicted or hidden.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int, UInt8
+from torch import Tensor
+
+from common.data.captions import caption_id
+from common.data.document import Image, MixedDocument, Recording
+from common.data.images import resize_and_centre_crop
+from common.errors import UserError
+from common.objectives.language import IGNORED
+from flare.masking import MOST_SPANS, Form, cm3, corrupt
+from flare.processing import MIN_SAMPLES, FlareProcessor
+
+IMAGE_TEXT, AUDIO_TEXT = "image_text", "audio_text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """`<s> caption <emb>`, and which of the images (or clips) it describes."""
+
+    term: str  # of the contrast: `image_text` or `audio_text`
+    medium: int
+    ids: Int[Tensor, " s"]
+    caption_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlareExample:
+    """One row before padding; `labels` are the original ids of targets, in the targets' places."""
+
+    key: str
+    ids: Int[Tensor, " s"]
+    labels: Int[Tensor, " s"]
+    documents: Int[Tensor, " s"]
+    bidirectional: Bool[Tensor, " s"]
+    images: UInt8[Tensor, "m c y x"]
+    clips: tuple[Tensor, ...]
+    captions: tuple[Caption, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentEncoder:
+    """Turns a document into one row; everything random comes from the generator."""
+
+    processor: FlareProcessor
+    image_size: int
+    max_samples: int  # of a clip
+
+    def __post_init__(self) -> None:
+        if self.max_samples < MIN_SAMPLES:
+            raise UserError(
+                f"max_samples={self.max_samples} is too short to hear; use at least {MIN_SAMPLES}"
+            )
+
+    @property
+    def least_tokens(self) -> int:
+        """With fewer, a document of one image or clip and a word would lose it, in some form."""
+        return 2 + max(self.processor.image_queries, self.processor.audio_queries) + 2 * MOST_SPANS
+
+    def tokens(self, document: MixedDocument) -> Int[np.ndarray, " s"]:
+        """The whole document's ids."""
+        return np.array(self.processor.encode_document(document.parts))
+
+    def encode(
+        self,
+        document: MixedDocument,
+        ids: Int[np.ndarray, " s"],
+        generator: np.random.Generator,
+        *,
+        form: Form,
+        mask_rate: float,
+        max_tokens: int,
+    ) -> FlareExample:
+        """A document with its `tokens`, cut to `max_tokens`, that teaches what its form says."""
+        original = self._fitted(ids, max_tokens - added_by(form))
+        taught, labels = self._taught(original, generator, form=form, mask_rate=mask_rate)
+        images, clips = self._media(document, original)
+        captions = _caption_of(document, num_images=len(images), num_clips=len(clips))
+        return FlareExample(
+            key=document.key,
+            ids=torch.from_numpy(taught),
+            labels=torch.from_numpy(labels),
+            documents=torch.zeros(len(taught), dtype=torch.int64),
+            bidirectional=torch.full((len(taught),), form == "masked"),
+            images=self._stack(images),
+            clips=tuple(self._clip(clip) for clip in clips),
+            captions=tuple(self._caption(text, term, max_tokens) for term, text in captions),
+        )
+
+    def _caption(self, text: str, term: str, max_tokens: int) -> Caption:
+        """Of a caption too long the last words go."""
+        *ids, emb = self.processor.encode_caption(text)
+        return Caption(
+            term=term,
+            medium=0,
+            ids=torch.tensor([*ids[: max_tokens - 1], emb]),
+            caption_id=caption_id(text),
+        )
+
+    @cached_property
+    def _control_ids(self) -> Int[np.ndarray, " n"]:
+        return np.array(self.processor.control_ids)
+
+    @cached_property
+    def _plain_ids(self) -> range:
+        return self.processor.plain_ids
+
+    def _fitted(self, ids: Int[np.ndarray, " s"], limit: int) -> Int[np.ndarray, " z"]:
+        """At most `limit` tokens, media slots whole."""
+        if len(ids) <= limit:
+            return ids
+        end, processor = limit, self.processor
+        if ids[end] == processor.image_token_id:
+            end -= self._count(ids[:end], processor.image_token_id) % processor.image_queries
+        elif ids[end] == processor.audio_token_id:
+            end -= self._count(ids[:end], processor.audio_token_id) % processor.audio_queries
+        return ids[:end]
+
+    def _taught(
+        self,
+        ids: Int[np.ndarray, " s"],
+        generator: np.random.Generator,
+        *,
+        form: Form,
+        mask_rate: float,
+    ) -> tuple[Int[np.ndarray, " z"], Int[np.ndarray, " z"]]:
+        """Ids as the model reads them, and the labels."""
+        is_text = ~np.isin(ids, self._control_ids)
+        is_text[0] = False  # nothing comes before a document that could predict it
+        mask_id, end_id = self.processor.mask_token_id, self.processor.tokenizer.eos_token_id
+        if form == "masked":
+            corrupted, is_target = corrupt(
+                ids,
+                is_text,
+                generator,
+                rate=mask_rate,
+                mask_id=mask_id,
+                random_ids=self._plain_ids,
+            )
+            return corrupted, np.where(is_target, ids, IGNORED)
+        if form == "cm3":
+            ids = cm3(ids, is_text, generator, mask_id=mask_id, end_id=end_id)
+        is_target = ~np.isin(ids, self._control_ids) | (ids == end_id)
+        is_target[0] = False
+        return ids, np.where(is_target, ids, IGNORED)
+
+    def _media(
+        self, document: MixedDocument, ids: Int[np.ndarray, " s"]
+    ) -> tuple[list[Image], list[Recording]]:
+        """The images and clips whose slots are left."""
+        media = [part for part in document.parts if not isinstance(part, str)]
+        clips = [part for part in media if isinstance(part, Recording)]
+        images = [part for part in media if not isinstance(part, Recording)]
+        processor = self.processor
+        num_images = self._count(ids, processor.image_token_id) // processor.image_queries
+        num_clips = self._count(ids, processor.audio_token_id) // processor.audio_queries
+        return images[:num_images], clips[:num_clips]
+
+    def _stack(self, images: Sequence[Image]) -> UInt8[Tensor, "m c y x"]:
+        size = self.image_size
+        if not images:
+            return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+        fitted = np.stack([resize_and_centre_crop(image, size=size) for image in images])
+        return torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
+
+    def _clip(self, recording: Recording) -> Float32[Tensor, " t"]:
+        """The first `max_samples` samples; silence follows what is shorter than one frame."""
+        samples = torch.from_numpy(recording.samples[: self.max_samples])
+        return torch.nn.functional.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
+
+    @staticmethod
+    def _count(ids: Int[np.ndarray, " s"], token_id: int) -> int:
+        return int((ids == token_id).sum())
+
+
+def added_by(form: Form) -> int:
+    """Tokens that a form may add to a document."""
+    return 2 * MOST_SPANS if form == "cm3" else 0
+
+
+def _caption_of(
+    document: MixedDocument, *, num_images: int, num_clips: int
+) -> list[tuple[str, str]]:
+    """Term and caption, unless there is none or its medium was cut off."""
+    if document.caption is None:
+        return []
+    if sum(not isinstance(part, str) for part in document.parts) != 1:
+        raise ValueError(f"{document.key} has a caption, but not exactly one image or clip")
+    if num_images + num_clips == 0:
+        return []
+    return [(IMAGE_TEXT if num_images else AUDIO_TEXT, document.caption)]

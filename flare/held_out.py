@@ -1,0 +1,190 @@
+"""Held-out documents of a FLARE run, and the figures that are taken on them while it trains and at
+its end: generated ones by combinations that training never shows, the user's by their last records.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from common.data.document import MixedDocument
+from common.data.embedded.captions import PLURALS
+from common.data.embedded.scenes import ATTRIBUTES
+from common.data.embedded.sound_captions import SOUND_FORMS
+from common.evaluation.perplexity import perplexity
+from common.training.task import Computed, Pairs
+from flare.corpora import Corpus, Kind, open_corpus
+from flare.data import FlareBatch
+from flare.evaluation import (
+    CaptionScore,
+    Forms,
+    caption_score,
+    distinct_groups,
+    language_figures,
+    media_of,
+    retrieval_figures,
+)
+from flare.generation import complete
+from flare.model import FlareForConditionalGeneration
+from flare.processing import FlareProcessor
+
+GROUP_SIZE = 64  # captions that compete for a medium
+MOST_CAPTION_TOKENS = 32
+GENERATION_BATCH = 32
+SAMPLES = 3
+SCENE_FORMS: Forms = {
+    name: {value: value for value in values}
+    | ({PLURALS[value]: value for value in values} if name == "shape" else {})
+    for name, values in ATTRIBUTES.items()
+}
+FORMS: Mapping[str, Forms] = {"image": SCENE_FORMS, "audio": SOUND_FORMS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutPairs:
+    """Documents of one medium and its caption that were never trained on."""
+
+    name: str  # e.g. unseen_scenes
+    medium: str  # image or audio
+    corpus: Corpus
+    has_attributes: bool  # generated captions name attributes; a user's are compared as they are
+
+
+def held_out_pairs(kind: Kind, *, path: Path | None, seed: int) -> list[HeldOutPairs]:
+    """The held-out pairs of one kind of training documents; none for kinds without captions."""
+    generated = {"scenes": ("image", "unseen_scenes"), "sounds": ("audio", "unseen_sounds")}
+    if kind in generated:
+        medium, name = generated[kind]
+        pairs_name = f"unseen_{kind.removesuffix('s')}_pairs"
+        splits: tuple[tuple[str, CorpusSplit], ...] = (
+            (name, "validation"),
+            (pairs_name, "unseen_pairs"),
+        )
+        return [
+            HeldOutPairs(
+                name=name,
+                medium=medium,
+                corpus=open_corpus(kind, path=None, split=split, seed=seed, family_size=1),
+                has_attributes=True,
+            )
+            for name, split in splits
+        ]
+    if kind not in ("image_pairs", "audio_pairs"):
+        return []
+    corpus = open_corpus(kind, path=path, split="validation", seed=seed, family_size=1)
+    medium = kind.removesuffix("_pairs")
+    return [HeldOutPairs(name=kind, medium=medium, corpus=corpus, has_attributes=False)]
+
+
+class HeldOut:
+    """What a task is judged by.
+
+    vectors: pairs of a model for captioned documents, in their order.
+    compute: losses of a model on a batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairs: Sequence[HeldOutPairs],
+        batches: Callable[[], Sequence[FlareBatch]],
+        vectors: Callable[[FlareForConditionalGeneration, str, Sequence[MixedDocument]], Pairs],
+        compute: Callable[[FlareForConditionalGeneration, FlareBatch], Computed],
+    ) -> None:
+        self.pairs, self.batches = pairs, batches
+        self.vectors, self.compute = vectors, compute
+
+    @torch.no_grad()
+    def language(self, model: FlareForConditionalGeneration) -> dict[str, float]:
+        """Masked and causal loss on held-out rows, each beside its unigram entropy."""
+        batches = [batch.to(model.device) for batch in self.batches()]
+        return language_figures(partial(self.compute, model), batches)
+
+    @torch.no_grad()
+    def retrieval(
+        self, model: FlareForConditionalGeneration, *, groups: int
+    ) -> dict[str, dict[str, float]]:
+        """Recall among 64 distinct captions, per kind of held-out pairs."""
+        return {
+            pairs.name: retrieval_figures(
+                partial(self.vectors, model, pairs.medium),
+                distinct_groups(pairs.corpus, size=GROUP_SIZE, num=groups),
+                medium=pairs.medium,
+            )
+            for pairs in self.pairs
+        }
+
+    def captions(
+        self, model: FlareForConditionalGeneration, processor: FlareProcessor, *, num: int
+    ) -> dict[str, tuple[CaptionScore, list["WrittenCaption"]]]:
+        """Captions written from a medium alone, scored by the attributes that they name."""
+        return {
+            pairs.name: score_captions(pairs, write_captions(model, processor, pairs, num=num))
+            for pairs in self.pairs
+            if pairs.has_attributes
+        }
+
+    def figures(self, model: FlareForConditionalGeneration) -> dict[str, float]:
+        """What a run logs at a validation."""
+        language = self.language(model)
+        figures = {f"validation/{name}": value for name, value in language.items()}
+        if "causal_loss" in language:
+            figures["validation/perplexity"] = perplexity(language["causal_loss"], 1)
+        for name, table in self.retrieval(model, groups=1).items():
+            recalls = {key: value for key, value in table.items() if key.endswith("_r1")}
+            figures |= {f"validation/{name}_{key}": value for key, value in recalls.items()}
+        return figures
+
+    def samples(
+        self, model: FlareForConditionalGeneration, processor: FlareProcessor
+    ) -> list[str]:
+        """A few captions of every kind of held-out media, with the true ones."""
+        return [
+            f"{pairs.name}: {caption.text} (data: {caption.truth})"
+            for pairs in self.pairs
+            for caption in write_captions(model, processor, pairs, num=SAMPLES)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenCaption:
+    """What the model wrote about a document's medium."""
+
+    document: MixedDocument
+    text: str
+
+    @property
+    def truth(self) -> str:
+        """The document's own caption."""
+        assert self.document.caption is not None
+        return self.document.caption
+
+
+def write_captions(
+    model: FlareForConditionalGeneration,
+    processor: FlareProcessor,
+    pairs: HeldOutPairs,
+    *,
+    num: int,
+) -> list[WrittenCaption]:
+    """Greedy captions of the first `num` media; nothing but the medium is in the prompt."""
+    (documents,) = distinct_groups(pairs.corpus, size=num, num=1) or [[]]
+    texts: list[str] = []
+    for start in range(0, len(documents), GENERATION_BATCH):
+        prompts = [[media_of(d)] for d in documents[start : start + GENERATION_BATCH]]
+        texts += complete(model, processor, prompts, max_new_tokens=MOST_CAPTION_TOKENS)
+    return [WrittenCaption(document=d, text=t) for d, t in zip(documents, texts, strict=True)]
+
+
+def score_captions(
+    pairs: HeldOutPairs, captions: list[WrittenCaption]
+) -> tuple[CaptionScore, list[WrittenCaption]]:
+    """The captions with their score."""
+    score = caption_score(
+        [caption.text for caption in captions],
+        [caption.truth for caption in captions],
+        forms=FORMS[pairs.medium],
+    )
+    return score, captions

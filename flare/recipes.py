@@ -1,0 +1,106 @@
+"""Reproducible claims: each recipe is a function that returns a complete run of FLARE."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from common.training.task import Task
+from flare.task import FlareTask
+from flare.task_config import FlareTaskConfig, SourceConfig
+
+FlareRun = RunConfig[FlareTaskConfig]
+
+
+def flare_tiny() -> FlareRun:
+    """Everything at once from random weights on a CPU: generated scenes, digits, sounds and text.
+
+    Hardware: 2 CPU cores, about 10 minutes. Expected: docs/numbers.md.
+    """
+    return RunConfig(
+        task=FlareTaskConfig(
+            model="flare_tiny",
+            batch_size=32,
+            max_tokens=128,
+            documents_per_row=4,
+            max_seconds=1.0,
+            sources=(
+                SourceConfig(kind="scenes", weight=3.0),
+                SourceConfig(kind="sounds", weight=3.0),
+                SourceConfig(kind="digits", weight=0.5),
+                SourceConfig(kind="mixed", weight=0.5),
+                SourceConfig(kind="prose", weight=1.0),
+            ),
+            weight_decay=0.05,
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=40, final_fraction=0.1),
+        checkpoint=CheckpointConfig(every_steps=100),
+        steps=500,
+        log_every=10,
+        validate_every=100,
+        sample_every=100,
+    )
+
+
+def flare_13b() -> FlareRun:
+    """FLARE-13B as specified: 2048 rows of 2048 tokens, peak 2e-4, cosine to 10 %, clip 1.0.
+
+    Hardware: 64 A100-80GB, ZeRO-3 and pipeline. 4.2 trillion tokens are a million updates of 4.2
+    million tokens. Not run. Data, by path: image-text pairs (WebLI or open ones), audio-text pairs
+    (AudioSet with captions), text (Common Crawl), a tokenizer of at most 65,536 tokens.
+    """
+    return RunConfig(
+        task=FlareTaskConfig(
+            model="flare_13b",
+            batch_size=2048,
+            max_tokens=2048,
+            documents_per_row=16,
+            max_seconds=30.0,
+            sources=(
+                SourceConfig(kind="image_pairs", weight=0.4, path=Path("data/image_pairs")),
+                SourceConfig(kind="audio_pairs", weight=0.2, path=Path("data/audio_pairs")),
+                SourceConfig(kind="text", weight=0.4, path=Path("data/text.jsonl")),
+            ),
+            tokenizer=Path("data/tokenizer"),
+            vision_encoder=Path("weights/vit_huge_patch14_clip_224.laion2b.safetensors"),
+            audio_encoder=Path("weights/wavlm-large"),
+            weight_decay=0.1,
+            patch_drop=0.5,
+            recompute=True,
+            augment_steps=0,
+            family_size=1,
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-4, clip_norm=1.0),
+        schedule=ScheduleConfig(warmup_steps=10_000, kind="cosine", final_fraction=0.1),
+        checkpoint=CheckpointConfig(every_steps=500, keep=3),
+        steps=1_000_000,
+        num_micro_batches=8,
+        precision="bf16",
+        num_workers=8,
+        log_every=10,
+        validate_every=1_000,
+        sample_every=5_000,
+    )
+
+
+def flare_1b() -> FlareRun:
+    """FLARE-1B: the specified schedule for a shape that one node trains.
+
+    Hardware: 8 A100-80GB. Not run.
+    """
+    run = flare_13b()
+    return replace(run, task=replace(run.task, model="flare_1b", batch_size=512), steps=100_000)
+
+
+RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
+    "flare_tiny": flare_tiny,
+    "flare_1b": flare_1b,
+    "flare_13b": flare_13b,
+}
+
+
+def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
+    """The task that a recipe's configuration describes."""
+    return FlareTask(run.task, steps=run.steps)

@@ -1,0 +1,362 @@
+"""FLARE's training task: one language model learns from text, images and sounds at once.
+
+    loss = w1 * (rho * masked + (1 - rho) * causal)  +  w2 * image-text  +  w3 * audio-text
+
+Masked and causal are next-token losses of the documents that see both directions and of those that
+see the past only; the contrasts are taken over the whole update, whatever it is cut into. The
+weights w move with the losses (`common/objectives/weighting.py`). Every part of the model runs in
+every micro-batch, with or without images and recordings in it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from common.data.document import SAMPLE_RATE_HZ, MixedDocument
+from common.data.epochs import CorpusSplit
+from common.errors import UserError
+from common.objectives.contrastive import (
+    Contrast,
+    clamp_scale_,
+    clamped_scale,
+    info_nce,
+    sigmoid_loss,
+)
+from common.objectives.language import linear_next_token_loss
+from common.objectives.weighting import Weighting, build_weighting
+from common.training.task import Computed, Gather, Pairs, ParameterGroup
+from flare.config import FlareConfig
+from flare.corpora import embedded_tokenizer, open_corpus
+from flare.data import FlareBatch, MixtureSource, WeightedCorpus
+from flare.encoding import AUDIO_TEXT, IMAGE_TEXT, DocumentEncoder
+from flare.held_out import HeldOut, held_out_pairs
+from flare.media import Encoded
+from flare.model import FlareForConditionalGeneration
+from flare.presets import PRESETS
+from flare.processing import FlareProcessor
+from flare.task_config import FlareTaskConfig, SourceConfig
+
+VALIDATION_ROWS = 32
+VALIDATION_BATCH = 16
+
+
+class FlareTask:
+    """`FlareTaskConfig` made real; see `common.training.task.Task` for the methods."""
+
+    def __init__(self, config: FlareTaskConfig, *, steps: int) -> None:
+        self.config, self.steps = config, steps
+
+    def build_model(self) -> FlareForConditionalGeneration:
+        """The model with random weights, or with encoders from local files."""
+        model = FlareForConditionalGeneration(self.model_config)
+        if torch.get_default_device().type != "meta":
+            model.load_backbones(
+                vision=self.config.vision_encoder, audio=self.config.audio_encoder
+            )
+        for part in self.config.frozen:
+            model.get_submodule(part).requires_grad_(False)
+        if self.config.recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        return model
+
+    def sources(self) -> Mapping[str, MixtureSource]:
+        """One source: packed rows of all kinds of documents."""
+        return {"mixture": self._source}
+
+    def parameter_groups(self, model: FlareForConditionalGeneration) -> list[ParameterGroup]:
+        """Decay on matrices and convolutions only: not on gains, biases and temperatures."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.numel() > max(p.shape)]
+        vectors = [p for p in trained if p.numel() == max(p.shape)]
+        decay = self.config.weight_decay
+        return [
+            ParameterGroup(name="matrices", parameters=matrices, weight_decay=decay),
+            ParameterGroup(name="vectors", parameters=vectors, weight_decay=0.0),
+        ]
+
+    def weighting(self) -> Weighting:
+        """How language, images and sounds are weighted against each other."""
+        base = vars(self.config.objective_weights)
+        return build_weighting(self.config.weighting, base, seed=self.config.data_seed)
+
+    def factors(self, update: int) -> Mapping[str, float]:
+        """Shares of the masked and the causal term, as the documents are divided."""
+        share = self.config.masking.masked_share((update - 1) / self.steps)
+        return {"language/masked": share, "language/causal": 1 - share}
+
+    def counts(self, source: str, batch: FlareBatch) -> Mapping[str, int]:
+        """Predicted tokens and contrasted pairs."""
+        targets = {term: len(target.ids) for term, target in batch.targets.items()}
+        return targets | {term: len(pairs.media) for term, pairs in batch.pairs.items()}
+
+    def compute(
+        self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch
+    ) -> Computed:
+        """Language losses of all rows, and the vectors to be contrasted."""
+        media = _encode(model, batch)
+        hidden = model.decode(
+            batch.input_ids,
+            images=media[IMAGE_TEXT].tokens,
+            audio=media[AUDIO_TEXT].tokens,
+            document_ids=batch.document_ids,
+            bidirectional=batch.bidirectional,
+        ).flatten(0, 1)
+        losses = {
+            term: linear_next_token_loss(
+                hidden[target.positions], model.head.weight, target.ids, z_loss=self.config.z_loss
+            )
+            for term, target in batch.targets.items()
+        }
+        return Computed(losses=losses, pairs=_pairs(model, batch, media, hidden, first=0))
+
+    def pairs(
+        self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch
+    ) -> Mapping[str, Pairs]:
+        """The same vectors as `compute` gives, from the rows of captions alone."""
+        media = _encode(model, batch)
+        # Without captions one row is decoded all the same: a sharded decoder waits for every rank.
+        num_rows = max(batch.num_caption_rows, 1)
+        rows = slice(len(batch.input_ids) - num_rows, None)
+        has_captions = batch.num_caption_rows > 0
+        ids = batch.input_ids[rows]
+        hidden = model.decode(
+            ids if has_captions else torch.zeros_like(ids),
+            images=None,
+            audio=None,
+            document_ids=batch.document_ids[rows],
+            bidirectional=batch.bidirectional[rows],
+        ).flatten(0, 1)
+        first = batch.input_ids.numel() - ids.numel()
+        return _pairs(model, batch, media, hidden, first=first)
+
+    def contrast(
+        self, model: FlareForConditionalGeneration, term: str, pairs: Pairs, *, gather: Gather
+    ) -> Contrast:
+        """Media against captions over the whole update, each kind with its own temperature."""
+        kind = term.split("_")[0]
+        log_scale = model.get_parameter(f"{kind}_log_scale")
+        if self.config.contrast == "infonce":
+            return info_nce(
+                pairs.media, pairs.text, log_scale=log_scale, duplicates=pairs.ids, gather=gather
+            )
+        return sigmoid_loss(
+            pairs.media,
+            pairs.text,
+            log_scale=log_scale,
+            bias=model.get_parameter(f"{kind}_bias"),
+            duplicates=pairs.ids,
+            gather=gather,
+        )
+
+    def after_update(self, model: FlareForConditionalGeneration) -> None:
+        """Temperatures stay in CLIP's range."""
+        clamp_scale_(model.image_log_scale)
+        clamp_scale_(model.audio_log_scale)
+
+    def flops(
+        self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch
+    ) -> float:
+        """6 N per token through the decoder; encoders and projectors as counted by torch."""
+        decoder = sum(p.numel() for p in model.decoder.parameters())
+        predicted = sum(len(target.ids) for target in batch.targets.values())
+        text = 6.0 * (decoder * self.tokens(batch) + model.head.weight.numel() * predicted)
+        images = 3.0 * self._flops_per_image * len(batch.pixel_values)
+        clips = len(batch.waveforms)
+        audio = 3.0 * self._flops_per_clip(batch.waveforms.shape[1]) * clips if clips else 0.0
+        return text + images + audio
+
+    def tokens(self, batch: FlareBatch) -> int:
+        """Tokens without padding, soft tokens of images and recordings included."""
+        return int((batch.input_ids != self.processor.tokenizer.pad_token_id).sum())
+
+    def monitor(self, model: FlareForConditionalGeneration) -> dict[str, float]:
+        """The factors of the similarities: one over the temperatures."""
+        return {
+            f"temperature/{kind}": clamped_scale(scale.detach()).item()
+            for kind, scale in (("image", model.image_log_scale), ("audio", model.audio_log_scale))
+        }
+
+    def validate(self, model: FlareForConditionalGeneration) -> dict[str, float]:
+        """Losses and retrieval on held-out documents."""
+        return self.held_out.figures(model)
+
+    def samples(self, model: FlareForConditionalGeneration) -> list[str]:
+        """Captions of held-out images and recordings."""
+        return self.held_out.samples(model, self.processor)
+
+    def export(self, model: FlareForConditionalGeneration, folder: Path) -> None:
+        """A folder that transformers' Auto classes load."""
+        model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    @cached_property
+    def processor(self) -> FlareProcessor:
+        """Tokenizer, image and audio processing."""
+        config = self.model_config
+        return FlareProcessor.from_tokenizer(
+            self._tokenizer(),
+            vocab_size=config.text_config.vocab_size,
+            image_size=config.vision_config.image_size,
+            image_queries=config.vision_projector.num_queries,
+            audio_queries=config.audio_projector.num_queries,
+        )
+
+    @cached_property
+    def model_config(self) -> FlareConfig:
+        """The preset with what this run changes."""
+        config = PRESETS[self.config.model]()
+        config.contrastive = self.config.contrast
+        if self.config.patch_drop:
+            options = config.vision_config.model_options or {}
+            rate = {"patch_drop_rate": self.config.patch_drop}
+            config.vision_config.model_options = options | rate
+        config.audio_config.layer_drop = self.config.layer_drop
+        config.audio_config.mask_time_share = self.config.hidden_frames
+        return config
+
+    @cached_property
+    def held_out(self) -> HeldOut:
+        """Documents that are never trained on, and how they are read."""
+        pairs = [
+            pairs
+            for source in self.config.sources
+            for pairs in held_out_pairs(source.kind, path=source.path, seed=self.config.data_seed)
+        ]
+        return HeldOut(
+            pairs=pairs,
+            batches=self._validation_batches,
+            vectors=self._vectors,
+            compute=lambda model, batch: self.compute(model, "mixture", batch),
+        )
+
+    def _vectors(
+        self, model: FlareForConditionalGeneration, medium: str, documents: Sequence[MixedDocument]
+    ) -> Pairs:
+        """Vectors of captioned documents of one medium, in their order."""
+        encoder, unused = self._source.encoder, np.random.default_rng(0)
+        examples = [
+            encoder.encode(
+                document,
+                encoder.tokens(document),
+                unused,
+                form="causal",
+                mask_rate=0.0,
+                max_tokens=self.config.max_tokens,
+            )
+            for document in documents
+        ]
+        batch = self._source.collate(examples).to(model.device)
+        return self.pairs(model, "mixture", batch)[f"{medium}_text"]
+
+    def _validation_batches(self) -> list[FlareBatch]:
+        source = self._mixture(split="validation")
+        rows = [source.example(position) for position in range(VALIDATION_ROWS)]
+        starts = range(0, VALIDATION_ROWS, VALIDATION_BATCH)
+        return [source.collate(rows[start : start + VALIDATION_BATCH]) for start in starts]
+
+    @cached_property
+    def _source(self) -> MixtureSource:
+        return self._mixture(split="train")
+
+    def _mixture(self, *, split: CorpusSplit) -> MixtureSource:
+        config, training = self.config, split == "train"
+        return MixtureSource(
+            corpora=[self._corpus(source, split=split) for source in config.sources],
+            encoder=DocumentEncoder(
+                processor=self.processor,
+                image_size=self.model_config.vision_config.image_size,
+                max_samples=round(config.max_seconds * SAMPLE_RATE_HZ),
+            ),
+            masking=config.masking,
+            batch_size=config.batch_size,
+            weight=1.0,
+            max_tokens=config.max_tokens,
+            documents_per_row=config.documents_per_row,
+            steps=self.steps,
+            augment_steps=config.augment_steps if training else 0,
+            augmentation=config.augmentation,
+            seed=config.data_seed,
+        )
+
+    def _corpus(self, source: SourceConfig, *, split: CorpusSplit) -> WeightedCorpus:
+        draw = open_corpus(
+            source.kind,
+            path=source.path,
+            split=split,
+            seed=self.config.data_seed,
+            family_size=self.config.family_size if split == "train" else 1,
+        )
+        return WeightedCorpus(name=source.kind, draw=draw, weight=source.weight)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        folder = self.config.tokenizer
+        if folder is None:
+            return embedded_tokenizer()
+        if not folder.is_dir():
+            raise UserError(f"tokenizer folder {folder} does not exist; check the path")
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @cached_property
+    def _flops_per_image(self) -> float:
+        size = self.model_config.vision_config.image_size
+        pixels = torch.zeros(1, 3, size, size, device="meta")
+        return _counted_flops(lambda: self._meta_model.encode_images(pixels))
+
+    def _flops_per_clip(self, num_samples: int) -> float:
+        """Of a clip padded to a length; attention grows with its square, the rest with it."""
+        if num_samples not in self._clip_flops:
+            waveform = torch.zeros(1, num_samples, device="meta")
+            lengths = torch.full((1,), num_samples, device="meta")
+            self._clip_flops[num_samples] = _counted_flops(
+                lambda: self._meta_model.encode_audio(waveform, lengths)
+            )
+        return self._clip_flops[num_samples]
+
+    @cached_property
+    def _clip_flops(self) -> dict[int, float]:
+        return {}
+
+    @cached_property
+    def _meta_model(self) -> FlareForConditionalGeneration:
+        with torch.device("meta"):
+            return FlareForConditionalGeneration(self.model_config).eval().requires_grad_(False)
+
+
+def _encode(model: FlareForConditionalGeneration, batch: FlareBatch) -> dict[str, Encoded]:
+    """Images and recordings of a batch, by the term that contrasts them."""
+    return {
+        IMAGE_TEXT: model.encode_images(batch.pixel_values),
+        AUDIO_TEXT: model.encode_audio(batch.waveforms, batch.audio_lengths),
+    }
+
+
+def _pairs(
+    model: FlareForConditionalGeneration,
+    batch: FlareBatch,
+    media: Mapping[str, Encoded],
+    hidden: Float[Tensor, "n d"],
+    *,
+    first: int,
+) -> dict[str, Pairs]:
+    """Vectors of the batch's pairs; `hidden` begins with the token number `first`."""
+    return {
+        term: Pairs(
+            media=media[term].vectors[index.media],
+            text=model.text_vectors(hidden[index.text - first]),
+            ids=index.caption_ids,
+        )
+        for term, index in batch.pairs.items()
+    }
+
+
+def _counted_flops(run: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return float(counter.get_total_flops())

@@ -1,0 +1,106 @@
+"""What decides a pre-training run of FLARE, beside what every run is decided by."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from common.data.images import AugmentConfig
+from common.errors import UserError
+from common.objectives.weighting import Kind as WeightingKind
+from flare.corpora import Kind
+from flare.masking import MaskingConfig
+from flare.presets import PRESETS
+
+Part = Literal["vision_encoder", "vision_projector", "audio_encoder", "audio_projector", "decoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One kind of documents in the mixture."""
+
+    # Generated: scenes, sounds, digits, speech, mixed, prose. By path: image_pairs, audio_pairs,
+    # text.
+    kind: Kind
+    # Documents of this kind in proportion to those of the others.
+    weight: float
+    # Folder of pairs or file of text; None for generated kinds.
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise UserError(f"weight of {self.kind} must be positive, not {self.weight}; leave out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveWeights:
+    """Where the weights of the loss start; `fixed` leaves them there."""
+
+    language: float = 1.0
+    image_text: float = 0.5
+    audio_text: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlareTaskConfig:
+    """Model, objectives and data of a pre-training run."""
+
+    # Preset of the model.
+    model: str
+    # Packed rows of one update, over all ranks.
+    batch_size: int
+    # Tokens of a row, the soft tokens of images and recordings included.
+    max_tokens: int
+    # Documents packed into a row.
+    documents_per_row: int
+    # Longest recording; the rest is cut.
+    max_seconds: float
+    # What the documents are drawn from.
+    sources: tuple[SourceConfig, ...]
+    # Decoupled weight decay of matrices and convolutions.
+    weight_decay: float
+    # Which tokens are hidden, in which documents, and when.
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    # How the weights of the objectives move.
+    weighting: WeightingKind = "uncertainty"
+    # Where they start.
+    objective_weights: ObjectiveWeights = field(default_factory=ObjectiveWeights)
+    # Contrast by softmax over all negatives, or by a sigmoid per pair (SigLIP).
+    contrast: Literal["infonce", "siglip"] = "infonce"
+    # Factor of logsumexp^2 of the logits, which keeps them from drifting.
+    z_loss: float = 1e-4
+    # Local weights of the vision encoder (timm's names); None: random.
+    vision_encoder: Path | None = None
+    # Local weights of WavLM (transformers' names); None: random.
+    audio_encoder: Path | None = None
+    # Folder of a tokenizer; None: the small one of the generated data.
+    tokenizer: Path | None = None
+    # Parts that are not trained.
+    frozen: tuple[Part, ...] = ()
+    # Share of the image patches left out while training (FLIP).
+    patch_drop: float = 0.0
+    # Probability that a layer of WavLM is passed by while training.
+    layer_drop: float = 0.0
+    # Share of WavLM's frames hidden while training (SpecAugment along time).
+    hidden_frames: float = 0.0
+    # Recompute the blocks' activations in the backward pass.
+    recompute: bool = False
+    # Updates at the start of training during which images are cropped and jittered at random.
+    augment_steps: int = 0
+    # Strength of the augmentation.
+    augmentation: AugmentConfig = field(default_factory=AugmentConfig)
+    # Generated pairs: members of a family differ in one attribute; 1 for no families.
+    family_size: int = 4
+    # Seed of the data.
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in PRESETS:
+            raise UserError(f"no preset {self.model!r}; presets are {', '.join(PRESETS)}")
+        if not self.sources:
+            raise UserError("no sources; give at least one, e.g. kind scenes")
+        if self.z_loss < 0:
+            raise UserError(f"z_loss must not be negative, but is {self.z_loss}")
+        for name in ("patch_drop", "layer_drop", "hidden_frames"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"{name} must lie in 0..1, 1 excluded, not {value}")
