@@ -18,10 +18,10 @@ EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
 COMPILED := $(shell find tests -name 'test_compile*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint format parameters numbers
+.PHONY: help install quickstart quickstart-flare test check lint format parameters numbers
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## make the environment (repeated only when pyproject.toml changed)
 
@@ -30,9 +30,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-quickstart: export OMP_NUM_THREADS = 2
+quickstart quickstart-flare: export OMP_NUM_THREADS = 2
 quickstart: $(STAMP)  ## train the tiny Flamingo end to end and write its report
 	$(BIN)/python scripts/quickstart.py
+
+quickstart-flare: $(STAMP)  ## train the tiny FLARE end to end and write its report
+	$(BIN)/python scripts/quickstart_flare.py
 
 test: check  ## everything that runs without a GPU: the fast part, then the slow tests
 	$(EAGER) -m "slow and not gpu"

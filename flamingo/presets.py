@@ -26,13 +26,13 @@ _RESAMPLER = {
 }
 
 
-def flamingo_tiny(*, vocab_size: int = 1024) -> FlamingoConfig:
+def flamingo_tiny() -> FlamingoConfig:
     """Minutes on a CPU: an NFNet, a Llama and a bridge of the same design, with small numbers."""
     return FlamingoConfig(
         vision_config=tiny_vision(),
         text_config={
             "model_type": "llama",
-            "vocab_size": vocab_size,
+            "vocab_size": 1024,
             "hidden_size": 128,
             "intermediate_size": 384,
             "num_hidden_layers": 4,

@@ -122,7 +122,7 @@ def hybrid_mask(document_ids: Int[Tensor, "b s"], bidirectional: Bool[Tensor, "b
     Documents `0 0 1 1`, the second one bidirectional: 1000 / 1100 / 0011 / 0011.
     """
     direction = Mask(rule=lambda b, q, k: (k <= q) | bidirectional[b, q])
-    return direction
+    return same_document(document_ids, document_ids) & direction
 
 
 def positions_in_documents(document_ids: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:

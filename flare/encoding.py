@@ -137,7 +137,6 @@ class DocumentEncoder:
     ) -> tuple[Int[np.ndarray, " z"], Int[np.ndarray, " z"]]:
         """Ids as the model reads them, and the labels."""
         is_text = ~np.isin(ids, self._control_ids)
-        is_text[0] = False  # nothing comes before a document that could predict it
         mask_id, end_id = self.processor.mask_token_id, self.processor.tokenizer.eos_token_id
         if form == "masked":
             corrupted, is_target = corrupt(
@@ -152,7 +151,7 @@ class DocumentEncoder:
         if form == "cm3":
             ids = cm3(ids, is_text, generator, mask_id=mask_id, end_id=end_id)
         is_target = ~np.isin(ids, self._control_ids) | (ids == end_id)
-        is_target[0] = False
+        is_target[0] = False  # some tokenizers begin documents with what ends them
         return ids, np.where(is_target, ids, IGNORED)
 
     def _media(

@@ -6,7 +6,6 @@ Every figure is a function of the model and of fixed documents; nothing here dra
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +49,9 @@ def retrieval_figures(
     tables = []
     for group in groups:
         pairs = vectors(group)
-        cosines = F.normalize(pairs.media.float(), dim=-1) @ F.normalize(pairs.text.float(), dim=-1).T
+        cosines = (
+            F.normalize(pairs.media.float(), dim=-1) @ F.normalize(pairs.text.float(), dim=-1).T
+        )
         tables.append(recalls(cosines, rows=medium, columns="text", at=RECALL_AT))
     return {key: sum(table[key] for table in tables) / len(tables) for key in tables[0]}
 
@@ -147,15 +148,19 @@ def attributes_in(text: str, *, forms: Forms) -> dict[str, str]:
     return found
 
 
+def word_forms(
+    attributes: Mapping[str, Sequence[str]], plurals: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """The words that name each attribute's values: `{"shape": {"bar": "bar", "bars": "bar"}}`."""
+    return {
+        name: {word: value for value in values for word in (value, plurals.get(value, value))}
+        for name, values in attributes.items()
+    }
+
+
 def media_of(document: MixedDocument) -> Image | Recording:
     """The first medium of a document."""
     return next(part for part in document.parts if not isinstance(part, str))
-
-
-def first_documents(corpus: Corpus, num: int) -> list[MixedDocument]:
-    """The first documents of a corpus that have a caption."""
-    captioned = (d for d in map(corpus, range(MOST_DRAWS * num)) if d.caption is not None)
-    return list(islice(captioned, num))
 
 
 def _matches(

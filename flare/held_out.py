@@ -12,10 +12,12 @@ import torch
 from common.data.document import MixedDocument
 from common.data.embedded.captions import PLURALS
 from common.data.embedded.scenes import ATTRIBUTES
-from common.data.embedded.sound_captions import SOUND_FORMS
+from common.data.embedded.sound_captions import SOUND_PLURALS
+from common.data.embedded.sounds import SOUND_ATTRIBUTES
+from common.data.prompts import OUTPUT_PROMPT
 from common.evaluation.perplexity import perplexity
 from common.training.task import Computed, Pairs
-from flare.corpora import Corpus, Kind, open_corpus
+from flare.corpora import Corpus, CorpusSplit, Kind, open_corpus
 from flare.data import FlareBatch
 from flare.evaluation import (
     CaptionScore,
@@ -25,6 +27,7 @@ from flare.evaluation import (
     language_figures,
     media_of,
     retrieval_figures,
+    word_forms,
 )
 from flare.generation import complete
 from flare.model import FlareForConditionalGeneration
@@ -34,12 +37,11 @@ GROUP_SIZE = 64  # captions that compete for a medium
 MOST_CAPTION_TOKENS = 32
 GENERATION_BATCH = 32
 SAMPLES = 3
-SCENE_FORMS: Forms = {
-    name: {value: value for value in values}
-    | ({PLURALS[value]: value for value in values} if name == "shape" else {})
-    for name, values in ATTRIBUTES.items()
+# Attributes by the words of captions, singular and plural.
+FORMS: Mapping[str, Forms] = {
+    "image": word_forms(ATTRIBUTES, PLURALS),
+    "audio": word_forms(SOUND_ATTRIBUTES, SOUND_PLURALS),
 }
-FORMS: Mapping[str, Forms] = {"image": SCENE_FORMS, "audio": SOUND_FORMS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class HeldOutPairs:
     name: str  # e.g. unseen_scenes
     medium: str  # image or audio
     corpus: Corpus
-    has_attributes: bool  # generated captions name attributes; a user's are compared as they are
+    prompt: tuple[str, ...]  # what stands between a medium and its caption
+    has_attributes: bool  # generated captions name attributes; a user's are shown only
 
 
 def held_out_pairs(kind: Kind, *, path: Path | None, seed: int) -> list[HeldOutPairs]:
@@ -67,6 +70,7 @@ def held_out_pairs(kind: Kind, *, path: Path | None, seed: int) -> list[HeldOutP
                 name=name,
                 medium=medium,
                 corpus=open_corpus(kind, path=None, split=split, seed=seed, family_size=1),
+                prompt=(OUTPUT_PROMPT,),
                 has_attributes=True,
             )
             for name, split in splits
@@ -75,7 +79,8 @@ def held_out_pairs(kind: Kind, *, path: Path | None, seed: int) -> list[HeldOutP
         return []
     corpus = open_corpus(kind, path=path, split="validation", seed=seed, family_size=1)
     medium = kind.removesuffix("_pairs")
-    return [HeldOutPairs(name=kind, medium=medium, corpus=corpus, has_attributes=False)]
+    pairs = HeldOutPairs(name=kind, medium=medium, corpus=corpus, prompt=(), has_attributes=False)
+    return [pairs]
 
 
 class HeldOut:
@@ -137,9 +142,7 @@ class HeldOut:
             figures |= {f"validation/{name}_{key}": value for key, value in recalls.items()}
         return figures
 
-    def samples(
-        self, model: FlareForConditionalGeneration, processor: FlareProcessor
-    ) -> list[str]:
+    def samples(self, model: FlareForConditionalGeneration, processor: FlareProcessor) -> list[str]:
         """A few captions of every kind of held-out media, with the true ones."""
         return [
             f"{pairs.name}: {caption.text} (data: {caption.truth})"
@@ -169,11 +172,13 @@ def write_captions(
     *,
     num: int,
 ) -> list[WrittenCaption]:
-    """Greedy captions of the first `num` media; nothing but the medium is in the prompt."""
+    """Greedy captions of the first `num` media; nothing else tells what it shows."""
     (documents,) = distinct_groups(pairs.corpus, size=num, num=1) or [[]]
     texts: list[str] = []
     for start in range(0, len(documents), GENERATION_BATCH):
-        prompts = [[media_of(d)] for d in documents[start : start + GENERATION_BATCH]]
+        prompts = [
+            [media_of(d), *pairs.prompt] for d in documents[start : start + GENERATION_BATCH]
+        ]
         texts += complete(model, processor, prompts, max_new_tokens=MOST_CAPTION_TOKENS)
     return [WrittenCaption(document=d, text=t) for d, t in zip(documents, texts, strict=True)]
 

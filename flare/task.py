@@ -57,9 +57,7 @@ class FlareTask:
         """The model with random weights, or with encoders from local files."""
         model = FlareForConditionalGeneration(self.model_config)
         if torch.get_default_device().type != "meta":
-            model.load_backbones(
-                vision=self.config.vision_encoder, audio=self.config.audio_encoder
-            )
+            model.load_backbones(vision=self.config.vision_encoder, audio=self.config.audio_encoder)
         for part in self.config.frozen:
             model.get_submodule(part).requires_grad_(False)
         if self.config.recompute:
@@ -140,7 +138,7 @@ class FlareTask:
         self, model: FlareForConditionalGeneration, term: str, pairs: Pairs, *, gather: Gather
     ) -> Contrast:
         """Media against captions over the whole update, each kind with its own temperature."""
-        kind = term.split("_")[0]
+        kind = term.split("_", maxsplit=1)[0]
         log_scale = model.get_parameter(f"{kind}_log_scale")
         if self.config.contrast == "infonce":
             return info_nce(
@@ -160,9 +158,7 @@ class FlareTask:
         clamp_scale_(model.image_log_scale)
         clamp_scale_(model.audio_log_scale)
 
-    def flops(
-        self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch
-    ) -> float:
+    def flops(self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch) -> float:
         """6 N per token through the decoder; encoders and projectors as counted by torch."""
         decoder = sum(p.numel() for p in model.decoder.parameters())
         predicted = sum(len(target.ids) for target in batch.targets.values())

@@ -1,12 +1,12 @@
-"""Asks a trained Flamingo about your own pictures.
+"""Asks a trained Flamingo about your own pictures, or a trained FLARE about pictures and sounds.
 
-    python scripts/generate.py --model runs/quickstart/flamingo/model --image cat.png \\
-        --question "What colour is shown?"
+    python scripts/generate.py --image cat.png --question "What colour is shown?"
     python scripts/generate.py --image photo.png                       # a caption
     python scripts/generate.py --shot a.png red --shot b.png blue --image c.png
+    python scripts/generate.py --model runs/quickstart-flare/flare/model --audio bell.wav
 
-Without a question the picture is captioned; with shots (a picture and its answer each) the model
-answers in their manner.
+Without a question the picture or sound is captioned; with shots (a picture and its answer each) the
+model answers in their manner.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-import flamingo  # noqa: F401 - makes Flamingo known to the Auto classes
+import flamingo.generation  # makes Flamingo known to the Auto classes
+import flare.generation  # and FLARE
+from common.data.audio import read_audio
+from common.data.document import Image, Recording
 from common.data.images import read_image
 from common.data.prompts import OUTPUT_PROMPT, completed, question_prompt
 from common.errors import UserError
-from flamingo.generation import complete
-from flamingo.processing import Part
 
 
 def main() -> int:
@@ -38,26 +39,33 @@ def main() -> int:
 
 
 def _answer(options: argparse.Namespace) -> str:
+    if not options.image and not options.audio:
+        raise UserError("nothing to speak about; give --image FILE or --audio FILE")
     if not (options.model / "config.json").is_file():
         raise UserError(
             f"no model in {options.model}; run `make quickstart` first or give --model FOLDER"
         )
-    document: list[Part] = []
+    document: list[str | Image | Recording] = []
     for file, answer in options.shot:
         document += [read_image(Path(file)), completed(OUTPUT_PROMPT, answer)]
-    prompt = question_prompt(options.question) if options.question else OUTPUT_PROMPT
-    document += [read_image(options.image), prompt]
+    document += [read_image(file) for file in options.image]
+    document += [read_audio(file) for file in options.audio]
+    document.append(question_prompt(options.question) if options.question else OUTPUT_PROMPT)
     torch.manual_seed(options.seed)
     model = AutoModelForImageTextToText.from_pretrained(options.model, local_files_only=True)
     processor = AutoProcessor.from_pretrained(options.model, local_files_only=True)
-    return complete(
+    if options.audio and "audio" not in model.input_modalities:
+        raise UserError(f"the model in {options.model} hears nothing; leave out --audio")
+    room = flare.generation if "audio" in model.input_modalities else flamingo.generation
+    texts: list[str] = room.complete(
         model.eval(),
         processor,
         [document],
         max_new_tokens=options.max_new_tokens,
         num_beams=options.num_beams,
         temperature=options.temperature,
-    )[0]
+    )
+    return texts[0]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,8 +84,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--image", type=Path, required=True, help="the picture to speak about")
-    parser.add_argument("--question", help="a question about it; without one it is captioned")
+    for name, what in (("--image", "picture"), ("--audio", "sound")):
+        parser.add_argument(
+            name,
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help=f"a {what} to speak about; may be given several times",
+        )
+    parser.add_argument("--question", help="a question about them; without one they are captioned")
     parser.add_argument(
         "--shot",
         nargs=2,

@@ -7,7 +7,6 @@ freezes both, trains Flamingo, asks it few-shot questions about scenes it has ne
 everything into one folder. The same command again continues where it stopped.
 """
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -31,9 +30,9 @@ from common.evaluation.few_shot import FewShotConfig, FewShotEvaluation, evaluat
 from common.evaluation.plots import attention_picture
 from common.evaluation.report import (
     Json,
-    Section,
     few_shot_json,
     few_shot_section,
+    figures_section,
     generations_section,
     pictures_section,
     settings_section,
@@ -42,6 +41,7 @@ from common.evaluation.report import (
 )
 from common.training.config_json import to_json
 from common.training.display import configure_logging
+from common.training.metrics import last_figures
 from common.training.run import RunConfig
 from common.training.trainer import Trainer
 from flamingo.attention_map import attention_map
@@ -160,25 +160,6 @@ def draw_attention(model: Any, processor: Any, path: Path) -> None:
         path=path,
         heat_maps=seen.patches.reshape(-1, side, side).numpy(),
     )
-
-
-def last_figures(file: Path) -> dict[str, float]:
-    """Every figure as it was written last."""
-    figures: dict[str, float] = {}
-    for line in file.read_text().splitlines():
-        record = json.loads(line)
-        figures |= {k: v for k, v in record.items() if isinstance(v, int | float)}
-    return figures
-
-
-def figures_section(last: dict[str, dict[str, float]]) -> Section:
-    """The last figures of every stage."""
-    lines = [
-        f"- {stage}: {name} = {value:.4g}"
-        for stage, figures in last.items()
-        for name, value in figures.items()
-    ]
-    return Section(title="Last figures of the stages", text="\n".join(lines))
 
 
 def print_summary(evaluation: FewShotEvaluation, last: dict[str, dict[str, float]]) -> None:

@@ -129,7 +129,10 @@ def report(options: Options, run: FlareRun, task: FlareTask, *, started: float) 
 def retrieval_rows(retrieval: Retrieval) -> tuple[list[str], list[list[str]]]:
     """Recall at 1 and 5 both ways, per kind of held-out media."""
     kinds = [(name, key) for name, figures in retrieval.items() for key in figures]
-    rows = [[name.replace("_", " "), readable(key), percent(retrieval[name][key])] for name, key in kinds]
+    rows = [
+        [name.replace("_", " "), readable(key), percent(retrieval[name][key])]
+        for name, key in kinds
+    ]
     return ["held out", "direction", "recall"], rows
 
 
@@ -160,7 +163,13 @@ def caption_rows(captions: Captions) -> tuple[list[str], list[list[str]]]:
                 each,
             ]
         )
-    return ["captions of", "attributes right", "media exchanged", "frequent value", "each (%)"], rows
+    return [
+        "captions of",
+        "attributes right",
+        "media exchanged",
+        "frequent value",
+        "each (%)",
+    ], rows
 
 
 def captions_section(captions: Captions, folder: Path) -> Section:

@@ -26,7 +26,7 @@ def rotary(
 def apply_rotary(
     x: Float[Tensor, "b h s e"], cos: Float[Tensor, "b s e"], sin: Float[Tensor, "b s e"]
 ) -> Float[Tensor, "b h s e"]:
-    """Queries or keys turned by their positions; computed in float32, returned in x's dtype."""
-    first, second = x.float().chunk(2, dim=-1)
+    """Queries or keys turned by their positions; at least in float32, returned in x's dtype."""
+    first, second = x.to(torch.promote_types(x.dtype, cos.dtype)).chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return (x * cos[:, None] + turned * sin[:, None]).to(x.dtype)

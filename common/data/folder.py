@@ -1,19 +1,20 @@
-"""The user's own data as plain files: a folder of image-text pairs, or a JSON-lines file of
-interleaved documents in OBELICS' form of two parallel lists. Reading checks everything but the
-pixels; images are decoded when asked for."""
+"""The user's own data as plain files: a folder of image-text or sound-text pairs, or a JSON-lines
+file of interleaved documents in OBELICS' form of two parallel lists. Reading checks everything but
+pixels and samples; media are decoded when asked for."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.data.document import Document, Pair
+from common.data.audio import read_audio
+from common.data.document import Document, Pair, Recording
 from common.data.images import read_image
 from common.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 CAPTIONS_FILE = "captions.jsonl"
-PAIR_EXAMPLE = '{"image": "a.jpg", "text": "a red circle"}'
 INTERLEAVED_EXAMPLE = '{"texts": [null, "a red circle"], "images": ["a.jpg", null]}'
 
 
@@ -28,6 +29,28 @@ class PairRecord:
     def load(self) -> Pair:
         """Decode the image."""
         return Pair(key=self.key, image=read_image(self.image), text=self.text)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AudioPair:
+    """One recording and the text that describes it."""
+
+    key: str
+    recording: Recording
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioRecord:
+    """A sound file and its text; the key is stable under additions to the folder."""
+
+    key: str
+    audio: Path
+    text: str
+
+    def load(self) -> AudioPair:
+        """Decode the sound."""
+        return AudioPair(key=self.key, recording=read_audio(self.audio), text=self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +72,16 @@ def read_pairs(folder: Path) -> list[PairRecord]:
     Raises:
         UserError: anything is missing, empty or malformed; names the file, the line and the remedy.
     """
-    if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist; check the path")
-    captions = folder / CAPTIONS_FILE
-    return _pairs_by_line(captions) if captions.exists() else _pairs_by_name(folder)
+    return [PairRecord(key=k, image=p, text=t) for k, p, t in _captioned(folder, IMAGES)]
+
+
+def read_audio_pairs(folder: Path) -> list[AudioRecord]:
+    """The pairs of a folder: `a.wav` beside `a.txt` at any depth, or all lines of `captions.jsonl`.
+
+    Raises:
+        UserError: anything is missing, empty or malformed; names the file, the line and the remedy.
+    """
+    return [AudioRecord(key=k, audio=p, text=t) for k, p, t in _captioned(folder, SOUNDS)]
 
 
 def read_interleaved(path: Path) -> list[InterleavedRecord]:
@@ -69,34 +98,67 @@ def read_interleaved(path: Path) -> list[InterleavedRecord]:
     return records
 
 
-def _pairs_by_line(path: Path) -> list[PairRecord]:
+@dataclass(frozen=True, kw_only=True)
+class _Medium:
+    """What a folder of pairs holds: its name in text and in `captions.jsonl`, its file names."""
+
+    word: str
+    field: str
+    suffixes: frozenset[str]
+    file: str
+    caption: str
+
+    @property
+    def example(self) -> str:
+        return json.dumps({self.field: self.file, "text": self.caption})
+
+
+IMAGES = _Medium(
+    word="image", field="image", suffixes=IMAGE_SUFFIXES, file="a.jpg", caption="a red circle"
+)
+SOUNDS = _Medium(
+    word="sound", field="audio", suffixes=AUDIO_SUFFIXES, file="a.wav", caption="a low buzz"
+)
+
+
+def _captioned(folder: Path, medium: _Medium) -> list[tuple[str, Path, str]]:
+    """Key, file and caption of every pair."""
+    if not folder.is_dir():
+        raise UserError(f"{medium.word} folder {folder} does not exist; check the path")
+    captions = folder / CAPTIONS_FILE
+    if captions.exists():
+        return _pairs_by_line(captions, medium)
+    return _pairs_by_name(folder, medium)
+
+
+def _pairs_by_line(path: Path, medium: _Medium) -> list[tuple[str, Path, str]]:
     records = []
     for number, entry in _json_lines(path):
         where = f"{path} line {number}"
-        name, text = entry.get("image"), entry.get("text")
+        name, text = entry.get(medium.field), entry.get("text")
         if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
-            raise UserError(f"{where} has no image or no text; write it as {PAIR_EXAMPLE}")
-        image = _existing_image(path.parent / name, where=where)
-        records.append(PairRecord(key=f"{path.name}:{number}", image=image, text=text.strip()))
+            raise UserError(
+                f"{where} has no {medium.field} or no text; write it as {medium.example}"
+            )
+        file = _existing(path.parent / name, what=medium.word, where=where)
+        records.append((f"{path.name}:{number}", file, text.strip()))
     return records
 
 
-def _pairs_by_name(folder: Path) -> list[PairRecord]:
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
+def _pairs_by_name(folder: Path, medium: _Medium) -> list[tuple[str, Path, str]]:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in medium.suffixes)
+    if not files:
         raise UserError(
-            f"folder {folder} holds no images; put a.jpg beside a.txt in it, or a {CAPTIONS_FILE}"
+            f"folder {folder} holds no {medium.word}s; put {medium.file} beside a.txt in it, or a "
+            f"{CAPTIONS_FILE}"
         )
-    return [
-        PairRecord(key=image.relative_to(folder).as_posix(), image=image, text=_caption_of(image))
-        for image in images
-    ]
+    return [(f.relative_to(folder).as_posix(), f, _caption_of(f, medium)) for f in files]
 
 
-def _caption_of(image: Path) -> str:
-    path = image.with_suffix(".txt")
+def _caption_of(file: Path, medium: _Medium) -> str:
+    path = file.with_suffix(".txt")
     if not path.exists():
-        raise UserError(f"image {image} has no caption; write it to {path.name} beside it")
+        raise UserError(f"{medium.word} {file} has no caption; write it to {path.name} beside it")
     text = _read_text(path).strip()
     if not text:
         raise UserError(f"caption file {path} is empty; write the caption or remove the pair")
@@ -149,13 +211,13 @@ def _part(text: object, image: object, *, folder: Path, where: str) -> str | Pat
     if isinstance(text, str) and image is None:
         return text
     if isinstance(image, str) and text is None:
-        return _existing_image(folder / image, where=where)
+        return _existing(folder / image, what="image", where=where)
     raise UserError(f"{where} must be a string in one list and null in the other")
 
 
-def _existing_image(path: Path, *, where: str) -> Path:
+def _existing(path: Path, *, what: str, where: str) -> Path:
     if not path.is_file():
-        raise UserError(f"{where} names image {path}, which does not exist; correct the path")
+        raise UserError(f"{where} names {what} {path}, which does not exist; correct the path")
     return path
 
 

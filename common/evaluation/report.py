@@ -111,6 +111,16 @@ def pictures_section(title: str, pictures: Mapping[str, Path], folder: Path) -> 
     return Section(title=title, text="\n\n".join(lines))
 
 
+def figures_section(last: Mapping[str, Mapping[str, float]]) -> Section:
+    """The last figures of every stage."""
+    lines = [
+        f"- {stage}: {name} = {value:.4g}"
+        for stage, figures in last.items()
+        for name, value in figures.items()
+    ]
+    return Section(title="Last figures of the stages", text="\n".join(lines))
+
+
 def settings_section(*, commands: Sequence[str], settings: Mapping[str, Json]) -> Section:
     """How to repeat the run: the commands as typed, and every resolved setting."""
     typed = "\n".join(commands)

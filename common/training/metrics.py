@@ -204,6 +204,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def last_figures(path: Path) -> dict[str, float]:
+    """Every figure of a JSON-lines file as it was written last."""
+    figures: dict[str, float] = {}
+    for record in read_lines(path):
+        figures |= {key: value for key, value in record.items() if isinstance(value, int | float)}
+    return figures
+
+
 def _ratio(total: float, count: float) -> float | None:
     return total / count if count else None
 

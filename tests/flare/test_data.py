@@ -194,6 +194,33 @@ def test_a_cut_document_keeps_media_and_their_slots_together(
     assert [int(i[0, 0, 0]) for i in example.images] == shades[: len(example.images)]
 
 
+@pytest.mark.parametrize("limit", range(12, 32))
+def test_a_cut_anywhere_leaves_only_whole_media(limit: int) -> None:
+    parts = ("ab", picture(1), recording(2), recording(3), picture(4), picture(5), "cd")
+    example = encode(MixedDocument(key="", parts=parts), max_tokens=limit)
+    lengths = [0, 1, 2, 3, 6, 10, 14, 17, 20, 21, 22, 23]  # after the words' bytes and each medium
+    assert len(example.ids) == max(length for length in lengths if length <= limit)
+    assert (example.ids == IMAGE).sum() == IMAGE_QUERIES * len(example.images)
+    assert (example.ids == AUDIO).sum() == AUDIO_QUERIES * len(example.clips)
+
+
+def test_where_one_token_begins_and_ends_documents_the_first_is_no_target() -> None:
+    tokenizer = train_tokenizer(["x"], vocab_size=263, control_tokens=CONTROL_TOKENS)
+    tokenizer.bos_token = tokenizer.eos_token
+    both = DocumentEncoder(
+        processor=FlareProcessor.from_tokenizer(
+            tokenizer, vocab_size=263, image_size=8, image_queries=3, audio_queries=4
+        ),
+        image_size=8,
+        max_samples=1000,
+    )
+    document, unused = MixedDocument(key="", parts=("ab",)), np.random.default_rng(0)
+    ids = both.tokens(document)
+    example = both.encode(document, ids, unused, form="causal", mask_rate=0.3, max_tokens=99)
+    assert ids[0] == ids[-1] == END
+    assert example.labels.tolist() == [-100, *ids[1:].tolist()]
+
+
 def test_the_hidden_original_reaches_no_input() -> None:
     """Any other word in its place gives the same inputs and another target."""
     document = MixedDocument(key="", parts=(picture(9), "abcdefghijklmnopqrstuvwxyz", recording(1)))

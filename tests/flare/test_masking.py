@@ -53,6 +53,16 @@ def test_spans_of_one_two_and_three_tokens_are_equally_frequent() -> None:
     assert shares[3] < 0.05
 
 
+def test_no_span_reaches_across_what_is_no_text() -> None:
+    ids = text(400)
+    maskable = np.arange(400) % 2 == 0  # every word stands alone, so each is drawn on its own
+    together = []
+    for seed in range(60):
+        chosen = hide(ids, maskable, rate=0.3, seed=seed)[1][maskable]
+        together.append((chosen[1:] & chosen[:-1]).mean())
+    assert np.mean(together) == pytest.approx(0.3**2, abs=0.02)
+
+
 def test_of_the_targets_eight_tenths_are_masked_one_random_and_one_kept() -> None:
     ids = text(300)
     masked = kept = total = 0

@@ -1,6 +1,6 @@
-"""Embedded training data that mixes text, pictures and recordings. Every function maps (seed, index,
-split) to one document and nothing else decides what it holds; its texts speak of the media right
-before them. A document of one medium also has the caption to contrast with that medium."""
+"""Embedded training data that mixes text, pictures and recordings. Every function maps (seed,
+index, split) to one document and nothing else decides what it holds; its texts speak of the media
+right before them. A document of one medium also has the caption to contrast with that medium."""
 
 from typing import Literal, TypeAlias
 

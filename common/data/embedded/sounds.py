@@ -130,7 +130,11 @@ def _envelope(shape: str, *, num_samples: int) -> Float32[np.ndarray, " t"]:
 
 
 def _waves(
-    kind: str, pitches: Float64[np.ndarray, " m"], generator: np.random.Generator, *, num_samples: int
+    kind: str,
+    pitches: Float64[np.ndarray, " m"],
+    generator: np.random.Generator,
+    *,
+    num_samples: int,
 ) -> Float32[np.ndarray, "m t"]:
     """One wave of even loudness, about 1 at its peaks, for each pitch (Hz)."""
     if kind == "hiss":

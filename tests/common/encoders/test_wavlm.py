@@ -119,7 +119,9 @@ def test_every_layer_equals_transformers(tmp_path: Path, backend: str, lengths: 
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, (16_000, 16_000)], ids=["padded", "not padded"])
-def test_gradients_equal_those_of_transformers(tmp_path: Path, lengths: tuple[int, ...]):
+def test_in_double_precision_values_and_gradients_equal_those_of_transformers(
+    tmp_path: Path, lengths: tuple[int, ...]
+):
     original, waveforms = theirs(), clips(lengths)
     model = loaded(original, tmp_path).double()
     inputs = heard_by_transformers(waveforms, mask=lengths == LENGTHS)
@@ -131,6 +133,7 @@ def test_gradients_equal_those_of_transformers(tmp_path: Path, lengths: tuple[in
     )
     inputs["input_values"] = extractor_sees
     expected = original.double()(**inputs).last_hidden_state
+    assert_close(last[valid], expected[valid], rtol=0, atol=1e-12)
     weights = torch.linspace(-1, 1, last[valid].numel(), dtype=torch.float64).view_as(last[valid])
     (last[valid] * weights).sum().backward()
     (expected[valid] * weights).sum().backward()

@@ -1,0 +1,216 @@
+"""The task: what is contrasted and predicted, what is weighted, and that nothing leaks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.data.document import MixedDocument
+from common.errors import UserError
+from common.training.task import Constrained, Contrastive, Task, Weighted
+from flare.data import FlareBatch
+from flare.encoding import FlareExample
+from flare.recipes import RECIPES, flare_13b, flare_tiny
+from flare.task import FlareTask
+from flare.task_config import FlareTaskConfig, SourceConfig
+
+
+def small_task(**changes: object) -> FlareTask:
+    config = replace(
+        flare_tiny().task,
+        batch_size=6,
+        documents_per_row=2,
+        max_tokens=96,
+        sources=(
+            SourceConfig(kind="scenes", weight=1.0),
+            SourceConfig(kind="sounds", weight=1.0),
+            SourceConfig(kind="mixed", weight=1.0),
+        ),
+        **changes,
+    )
+    return FlareTask(config, steps=10)
+
+
+def first_batch(task: FlareTask) -> FlareBatch:
+    source = task.sources()["mixture"]
+    return source.collate([source.example(position) for position in range(6)])
+
+
+def alone(task: FlareTask, document: MixedDocument) -> FlareExample:
+    encoder = task.sources()["mixture"].encoder
+    return encoder.encode(
+        document,
+        encoder.tokens(document),
+        np.random.default_rng(0),
+        form="causal",
+        mask_rate=0.0,
+        max_tokens=96,
+    )
+
+
+def test_the_task_answers_to_every_protocol_of_the_loop() -> None:
+    task = small_task()
+    for protocol in (Task, Contrastive, Weighted, Constrained):
+        assert isinstance(task, protocol)
+
+
+def test_both_passes_give_the_same_vectors_and_the_counted_terms() -> None:
+    task = small_task()
+    model, batch = task.build_model().eval(), first_batch(task)
+    computed, pairs = task.compute(model, "mixture", batch), task.pairs(model, "mixture", batch)
+    counts = task.counts("mixture", batch)
+    assert counts.keys() == computed.losses.keys() | pairs.keys()
+    assert all(count > 0 for count in counts.values())
+    for term, both in computed.pairs.items():
+        assert len(both.media) == counts[term]
+        torch.testing.assert_close(both.media, pairs[term].media)
+        torch.testing.assert_close(both.text, pairs[term].text)
+        assert torch.equal(both.ids, pairs[term].ids)
+
+
+def test_a_caption_never_sees_its_own_medium_where_it_is_contrasted() -> None:
+    task = small_task()
+    model, batch = task.build_model().eval(), first_batch(task)
+    other = replace(
+        batch,
+        pixel_values=255 - batch.pixel_values,
+        waveforms=batch.waveforms.flip(1),
+    )
+    before, after = (task.compute(model, "mixture", b) for b in (batch, other))
+    for term in ("image_text", "audio_text"):
+        assert torch.equal(before.pairs[term].text, after.pairs[term].text)
+        assert not torch.equal(before.pairs[term].media, after.pairs[term].media)
+    # The language model does see them.
+    for term in before.losses:
+        assert not torch.equal(before.losses[term], after.losses[term])
+
+
+def test_a_medium_never_sees_its_caption() -> None:
+    task = small_task()
+    model, batch = task.build_model().eval(), first_batch(task)
+    words = batch.input_ids > 6
+    other = replace(
+        batch, input_ids=torch.where(words, (batch.input_ids + 5) % 900 + 7, batch.input_ids)
+    )
+    before, after = (task.compute(model, "mixture", b).pairs for b in (batch, other))
+    for term in before:
+        assert torch.equal(before[term].media, after[term].media)
+        assert not torch.equal(before[term].text, after[term].text)
+
+
+def test_the_hidden_original_of_a_masked_token_reaches_no_prediction() -> None:
+    task = small_task()
+    model, batch = task.build_model().eval(), first_batch(task)
+    targets = batch.targets["language/masked"]
+    assert len(targets.ids) > 3
+    others = replace(targets, ids=(targets.ids + 1) % 1000)
+    renamed = replace(batch, targets=batch.targets | {"language/masked": others})
+    before, after = (task.compute(model, "mixture", b) for b in (batch, renamed))
+    assert torch.equal(before.losses["language/causal"], after.losses["language/causal"])
+    for term in before.pairs:
+        assert torch.equal(before.pairs[term].text, after.pairs[term].text)
+    assert not torch.equal(before.losses["language/masked"], after.losses["language/masked"])
+
+
+def test_a_document_learns_nothing_from_its_neighbour_in_the_row() -> None:
+    task = small_task()
+    model, source = task.build_model().eval(), task.sources()["mixture"]
+    packed = source.example(0)
+    row = source.collate([packed])
+    second = packed.documents == 1
+    changed = replace(packed, ids=torch.where(second & (packed.ids > 6), 99, packed.ids))
+    other = source.collate([changed])
+    first = [~second[position + 1] for t in row.targets.values() for position in t.positions]
+    assert any(first)
+
+    def hidden(batch: FlareBatch) -> torch.Tensor:
+        media = (
+            model.encode_images(batch.pixel_values),
+            model.encode_audio(batch.waveforms, batch.audio_lengths),
+        )
+        return model.decode(
+            batch.input_ids,
+            images=media[0].tokens,
+            audio=media[1].tokens,
+            document_ids=batch.document_ids,
+            bidirectional=batch.bidirectional,
+        )[0, : len(packed.ids)]
+
+    assert torch.equal(hidden(row)[~second], hidden(other)[~second])
+    assert not torch.equal(hidden(row)[second], hidden(other)[second])
+
+
+def test_masked_and_causal_terms_share_the_language_objective() -> None:
+    task = small_task()
+    assert task.factors(1) == {"language/masked": 0.5, "language/causal": 0.5}
+    assert task.factors(10) == {"language/masked": 0.0, "language/causal": 1.0}
+    assert task.weighting().names == ("language", "image_text", "audio_text")
+
+
+@pytest.mark.parametrize("contrast", ["infonce", "siglip"])
+def test_every_parameter_is_trained_by_some_term(contrast: str) -> None:
+    task = small_task(contrast=contrast)
+    model, batch = task.build_model(), first_batch(task)
+    computed = task.compute(model, "mixture", batch)
+    losses = list(computed.losses.values())
+    losses += [
+        task.contrast(model, term, pairs, gather=lambda rows: rows).loss
+        for term, pairs in computed.pairs.items()
+    ]
+    torch.stack(losses).sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "masked_spec_embed" not in name:
+            assert parameter.grad is not None, name
+            assert parameter.grad.any(), name
+
+
+def test_temperatures_stay_in_range_after_an_update() -> None:
+    task = small_task()
+    model = task.build_model()
+    with torch.no_grad():
+        model.image_log_scale.fill_(9.0)
+    task.after_update(model)
+    assert task.monitor(model)["temperature/image"] == pytest.approx(100.0)
+
+
+def test_frozen_parts_and_regularisation_reach_the_model() -> None:
+    task = small_task(frozen=("vision_encoder", "audio_encoder"), patch_drop=0.5, layer_drop=0.1)
+    model, batch = task.build_model(), first_batch(task)
+    assert not any(p.requires_grad for p in model.vision_encoder.parameters())
+    grouped = {id(p) for group in task.parameter_groups(model) for p in group.parameters}
+    assert grouped == {id(p) for p in model.parameters() if p.requires_grad}
+    pixels = batch.pixel_values
+    model.train()
+    assert model.vision_encoder(pixels).shape[1] == 32
+    assert model.eval().vision_encoder(pixels).shape[1] == 64
+
+
+def test_full_recipes_carry_the_specified_numbers() -> None:
+    run = flare_13b()
+    assert (run.task.batch_size, run.task.max_tokens) == (2048, 2048)
+    assert run.optimizer.peak_learning_rate == 2e-4
+    assert run.optimizer.clip_norm == 1.0
+    assert (run.schedule.warmup_steps, run.schedule.final_fraction) == (10_000, 0.1)
+    assert run.schedule.kind == "cosine"
+    assert RECIPES.keys() == {"flare_tiny", "flare_1b", "flare_13b"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "flare_13"}, "flare_13b"),
+        ({"sources": ()}, "no sources"),
+        ({"z_loss": -1.0}, "z_loss"),
+        ({"patch_drop": 1.0}, "patch_drop"),
+        ({"tokenizer": Path("nowhere")}, "nowhere"),
+        ({"sources": (SourceConfig(kind="image_pairs", weight=1.0),)}, "needs a path"),
+    ],
+)
+def test_impossible_settings_are_told_in_one_line(changes: dict[str, object], words: str) -> None:
+    def use(config: FlareTaskConfig) -> None:
+        FlareTask(config, steps=10).sources()
+
+    with pytest.raises(UserError, match=words):
+        use(replace(flare_tiny().task, **changes))
