@@ -1,47 +1,28 @@
 """Image-caption pairs for the contrastive stage: generated scenes and digits, or the user's folder.
 
-Generated scenes come in families of neighbours that differ in one attribute, so that an update
-holds captions which can only be told apart by looking closely: among captions drawn at random,
-colour and position alone nearly always suffice, and shapes would be learnt late or never.
+Generated scenes come in families of neighbours, see `common.data.embedded.families`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from common.data.captions import caption_id
 from common.data.document import Pair
 from common.data.embedded.captions import full_caption
 from common.data.embedded.digits import digit_caption, digits_in, draw_digit
-from common.data.embedded.scenes import (
-    ATTRIBUTES,
-    Attribute,
-    Scene,
-    Split,
-    draw_scene,
-    render,
-    scenes_in,
-    split_of,
-)
+from common.data.embedded.families import member_at, scene_of
+from common.data.embedded.scenes import Split, render, scenes_in
+from common.data.epochs import CorpusSplit
 from common.data.images import AugmentConfig, augment, resize_and_centre_crop
 from common.data.randomness import generator_at
-from flamingo.corpora import CorpusSplit, open_corpus
-
-# What sets neighbours apart: shapes are by far the hardest to learn, the rest comes by itself.
-NEIGHBOUR_ODDS: dict[Attribute, float] = {
-    "colour": 0.125,
-    "shape": 0.5,
-    "count": 0.125,
-    "position": 0.125,
-    "size": 0.125,
-}
+from flamingo.corpora import open_corpus
 
 DrawPair = Callable[[int], Pair]
 Group = Sequence[Pair]  # pairs with distinct captions
@@ -123,26 +104,17 @@ class PairSource:
         )
 
 
-def caption_id(caption: str) -> int:
-    """A number of 63 bits, the same in every process; it marks equal captions."""
-    return int.from_bytes(blake2b(caption.encode(), digest_size=8).digest(), "big") >> 1
-
-
 def generated_pairs(*, seed: int, family_size: int, digit_share: float) -> DrawPair:
     """Training pairs: families of neighbouring scenes, some families being digits."""
 
     def draw(index: int) -> Pair:
-        family, member = divmod(index, family_size)
-        head = generator_at(seed=seed, index=family, stream="pairs/family")
-        generator = generator_at(seed=seed, index=index, stream="pairs/member")
+        member = member_at(seed=seed, index=index, family_size=family_size, stream="pairs")
         key = f"pair/train/{seed}/{index}"
-        if head.random() < digit_share:
-            image, word = draw_digit(generator, split="train")
+        if member.family.random() < digit_share:
+            image, word = draw_digit(member.own, split="train")
             return Pair(key=key, image=image, text=digit_caption(word))
-        scene = draw_scene(head, split="train")
-        if member > 0:
-            scene = _neighbour(scene, generator)
-        return Pair(key=key, image=render(scene, generator), text=full_caption(scene))
+        scene = scene_of(member)
+        return Pair(key=key, image=render(scene, member.own), text=full_caption(scene))
 
     return draw
 
@@ -180,18 +152,6 @@ def folder_groups(folder: Path, *, seed: int, captions: int, groups: int) -> dic
             chosen.append({})
         chosen[-1].setdefault(pair.text, pair)
     return {"pairs": [list(group.values()) for group in chosen]}
-
-
-def _neighbour(scene: Scene, generator: np.random.Generator) -> Scene:
-    """A training scene that differs in one attribute."""
-    names, odds = list(NEIGHBOUR_ODDS), list(NEIGHBOUR_ODDS.values())
-    while True:
-        name = names[int(generator.choice(len(names), p=odds))]
-        values = ATTRIBUTES[name]
-        value = values[int(generator.integers(len(values)))]
-        neighbour = replace(scene, **{name: value})
-        if value != scene.value(name) and split_of(neighbour) == "train":
-            return neighbour
 
 
 def _scene_group(split: Split, index: int, *, seed: int, captions: int) -> Group:

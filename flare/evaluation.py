@@ -6,6 +6,7 @@ Every figure is a function of the model and of fixed documents; nothing here dra
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from flare.data import FlareBatch
 RECALL_AT = (1, 5)
 MOST_DRAWS = 20  # per document of a group, before a corpus counts as too small for it
 Corpus = Callable[[int], MixedDocument]
+NameT = TypeVar("NameT", bound=str)
 # Attribute -> word as it stands in captions -> value that it names.
 Forms = Mapping[str, Mapping[str, str]]
 
@@ -69,12 +71,12 @@ def language_figures(
         for term, loss in compute(batch).losses.items():
             sums[term] = sums.get(term, 0.0) + float(loss)
             targets.setdefault(term, []).append(batch.targets[term].ids)
-    figures = {}
-    for term, loss in sums.items():
+    figures: dict[str, float] = {}
+    for term, total in sums.items():
         ids = torch.cat(targets[term])
         if len(ids):
             name = term.split("/")[-1]
-            figures[f"{name}_loss"] = loss / len(ids)
+            figures[f"{name}_loss"] = total / len(ids)
             figures[f"{name}_unigram_entropy"] = unigram_entropy(ids)
     return figures
 
@@ -149,7 +151,7 @@ def attributes_in(text: str, *, forms: Forms) -> dict[str, str]:
 
 
 def word_forms(
-    attributes: Mapping[str, Sequence[str]], plurals: Mapping[str, str]
+    attributes: Mapping[NameT, Sequence[str]], plurals: Mapping[str, str]
 ) -> dict[str, dict[str, str]]:
     """The words that name each attribute's values: `{"shape": {"bar": "bar", "bars": "bar"}}`."""
     return {

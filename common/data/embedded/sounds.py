@@ -89,8 +89,8 @@ def render_sound(sound: Sound, generator: np.random.Generator) -> Recording:
     """A recording of the sound, 0.5 to 1 s long: clear events on a noisy ground."""
     count = EVENT_COUNTS[sound.count]
     event_s, gap_s = np.array(PACES_S[sound.pace]) * generator.uniform(0.94, 1.06, 2)
-    pitches = PITCHES_HZ[sound.pitch] * generator.uniform(0.95, 1.05)
-    pitches = pitches * generator.uniform(0.99, 1.01, count)  # events differ a little
+    pitch = PITCHES_HZ[sound.pitch] * generator.uniform(0.95, 1.05)
+    pitches = pitch * generator.uniform(0.99, 1.01, count)  # events differ a little
     events = _waves(sound.kind, pitches, generator, num_samples=round(event_s * SAMPLE_RATE_HZ))
     events *= _envelope(sound.shape, num_samples=events.shape[1])
 
