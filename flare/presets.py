@@ -32,7 +32,7 @@ def flare_tiny() -> FlareConfig:
         text_config=FlareTextConfig(
             vocab_size=1024,
             hidden_size=128,
-            num_hidden_layers=5,
+            num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=32,

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
+from flare.masking import MaskingConfig
 from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig, SourceConfig
 
@@ -26,12 +27,14 @@ def flare_tiny() -> FlareRun:
             documents_per_row=4,
             max_seconds=1.0,
             sources=(
-                SourceConfig(kind="scenes", weight=3.0),
-                SourceConfig(kind="sounds", weight=3.0),
+                SourceConfig(kind="scenes", weight=3.5),
+                SourceConfig(kind="sounds", weight=2.5),
                 SourceConfig(kind="digits", weight=0.5),
                 SourceConfig(kind="mixed", weight=0.25),
                 SourceConfig(kind="prose", weight=0.25),
             ),
+            # Captions are short and few: more of them are causal than in a long run.
+            masking=MaskingConfig(first_share=0.25),
             weight_decay=0.05,
         ),
         optimizer=OptimizerConfig(peak_learning_rate=2e-3),

@@ -195,7 +195,7 @@ class FlareTask:
     @cached_property
     def processor(self) -> FlareProcessor:
         """Tokenizer, image and audio processing."""
-        config = self.model_config
+        config = PRESETS[self.config.model]()
         return FlareProcessor.from_tokenizer(
             self._tokenizer(),
             vocab_size=config.text_config.vocab_size,
@@ -206,8 +206,12 @@ class FlareTask:
 
     @cached_property
     def model_config(self) -> FlareConfig:
-        """The preset with what this run changes."""
+        """The preset with what this run changes; ids of control tokens are the tokenizer's."""
         config = PRESETS[self.config.model]()
+        for name in ("image_token_id", "audio_token_id", "mask_token_id", "emb_token_id"):
+            setattr(config, name, getattr(self.processor, name))
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            setattr(config.text_config, name, getattr(self.processor.tokenizer, name))
         config.contrastive = self.config.contrast
         if self.config.patch_drop:
             options = config.vision_config.model_options or {}
@@ -306,7 +310,8 @@ class FlareTask:
         return _counted_flops(lambda: self._meta_model.encode_images(pixels))
 
     def _flops_per_clip(self, num_samples: int) -> float:
-        """Of a clip padded to a length; attention grows with its square, the rest with it."""
+        """Of a clip padded to a length, counted for the next half second above it."""
+        num_samples += -num_samples % (SAMPLE_RATE_HZ // 2)
         if num_samples not in self._clip_flops:
             waveform = torch.zeros(1, num_samples, device="meta")
             lengths = torch.full((1,), num_samples, device="meta")

@@ -1,5 +1,6 @@
-"""Recordings from files: any rate and number of channels becomes mono at 16 kHz. Decoding is
-strict: what is damaged, empty or no sound is a `UserError` with the file's name."""
+"""Recordings from files: any rate and number of channels becomes mono at 16 kHz. What cannot be
+decoded, is empty or no sound is a `UserError` with the file's name; of a file that was cut short
+most formats still give what is left, which cannot be told from a shorter sound."""
 
 from math import gcd
 from pathlib import Path
@@ -17,7 +18,7 @@ def read_audio(path: Path) -> Recording:
     """A wav, flac, ogg or mp3 file.
 
     Raises:
-        UserError: the file is missing, damaged, too long, empty or no sound.
+        UserError: the file is missing, undecodable, too long, empty or no sound.
     """
     import soundfile  # noqa: PLC0415 -- loads a library; most of the code never needs it
 
@@ -31,6 +32,8 @@ def read_audio(path: Path) -> Recording:
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).rstrip(".")
         raise UserError(f"cannot decode sound {path}: {reason}; replace or remove it") from error
+    except TypeError as error:  # how soundfile refuses headerless samples, by the name `.raw`
+        raise UserError(f"sound {path} has no header; convert it to wav or flac") from error
     if not len(samples) or not np.isfinite(samples).all():
         fault = "holds no samples" if not len(samples) else "holds samples that are no numbers"
         raise UserError(f"sound {path} {fault}; replace or remove it")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.flare.exact import APART, MIXED, first_update
+from tests.distributed.flare_exact import APART, MIXED, first_update
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_ranks_with_different_media_make_one_batch(
 ) -> None:
     # Apart: of two ranks one has images only and the other recordings only.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_ranks), "-m", "tests.flare.exact"]
+    command += ["--nproc-per-node", str(num_ranks), "-m", "tests.distributed.flare_exact"]
     done = subprocess.run(
         [*command, str(tmp_path), json.dumps(cases)], capture_output=True, text=True, check=False
     )

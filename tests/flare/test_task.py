@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from transformers import WavLMConfig, WavLMModel
 
 from common.data.document import MixedDocument
+from common.data.embedded.tokenizer import train_tokenizer
 from common.errors import UserError
 from common.training.task import Constrained, Contrastive, Task, Weighted
 from flare.data import FlareBatch
@@ -185,6 +189,48 @@ def test_frozen_parts_and_regularisation_reach_the_model() -> None:
     model.train()
     assert model.vision_encoder(pixels).shape[1] == 32
     assert model.eval().vision_encoder(pixels).shape[1] == 64
+
+
+def test_control_tokens_have_the_ids_of_the_users_tokenizer(tmp_path: Path) -> None:
+    train_tokenizer(["a red circle, a low buzz"], vocab_size=300).save_pretrained(tmp_path)
+    task = small_task(tokenizer=tmp_path)
+    config, processor = task.model_config, task.processor
+    ids = {config.image_token_id, config.audio_token_id, config.mask_token_id, config.emb_token_id}
+    assert min(ids) > 250
+    assert processor.tokenizer.convert_ids_to_tokens(config.emb_token_id) == "<emb>"
+    model, batch = task.build_model(), first_batch(task)
+    assert len(task.compute(model, "mixture", batch).pairs["image_text"].media) > 0
+
+
+def test_encoders_saved_by_timm_and_transformers_load_by_path(tmp_path: Path) -> None:
+    config = small_task().model_config
+    vision, audio = config.vision_config, config.audio_config
+    vit = timm.create_model(vision.name, img_size=32, num_classes=7, **vision.model_options)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    wavlm = WavLMModel(
+        WavLMConfig(
+            hidden_size=audio.dim,
+            num_hidden_layers=audio.num_layers,
+            num_attention_heads=audio.num_heads,
+            intermediate_size=audio.feed_forward_dim,
+            conv_dim=audio.conv_dims,
+            num_conv_pos_embeddings=audio.position_kernel,
+            num_conv_pos_embedding_groups=audio.position_groups,
+            num_buckets=audio.num_buckets,
+            max_bucket_distance=audio.max_distance,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+        )
+    )
+    wavlm.save_pretrained(tmp_path / "wavlm")
+    task = small_task(vision_encoder=tmp_path / "vit.safetensors", audio_encoder=tmp_path / "wavlm")
+    model = task.build_model()
+    for name, weight in wavlm.state_dict().items():
+        assert torch.equal(model.audio_encoder.state_dict()[name], weight), name
+    for name, weight in model.vision_encoder.model.state_dict().items():
+        assert torch.equal(vit.state_dict()[name], weight), name
+    with pytest.raises(UserError, match="vit"):
+        small_task(audio_encoder=tmp_path / "vit.safetensors").build_model()
 
 
 def test_full_recipes_carry_the_specified_numbers() -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 TRAIN = ["scripts/train_flamingo.py"]
+TRAIN_FLARE = ["scripts/train_flare.py"]
 RANDOM = ["--task.vision-encoder", "None", "--task.language-model", "None"]
+SHORT = ["--steps", "3", "--schedule.warmup-steps", "1"]
 PAIRS = ["--task.sources.0.kind", "pairs", "--task.sources.0.path"]
 
 MISTAKES = {
@@ -36,6 +39,26 @@ MISTAKES = {
     "no picture": (
         ["scripts/generate.py", "--image", "no.png", "--model", "."],
         "no model in .; run `make quickstart` first or give --model FOLDER",
+    ),
+    "nothing to speak about": (
+        ["scripts/generate.py", "--question", "What is it?"],
+        "nothing to speak about; give --image FILE or --audio FILE",
+    ),
+    "sounds without a folder": (
+        [*TRAIN_FLARE, "flare_tiny", "--task.sources.1.kind", "audio_pairs", "--dry-run"],
+        "a source of kind audio_pairs needs a path: a folder of recordings and their captions",
+    ),
+    "rows too short": (
+        [*TRAIN_FLARE, "flare_tiny", "--task.max-tokens", "40", "--dry-run"],
+        "use max_tokens=",
+    ),
+    "missing tokenizer": (
+        [*TRAIN_FLARE, "flare_13b", "--dry-run"],
+        "tokenizer folder data/tokenizer does not exist",
+    ),
+    "unknown weighting": (
+        [*TRAIN_FLARE, "flare_tiny", "--task.weighting", "gradnorm"],
+        "uncertainty",
     ),
     "mistyped option of generate": (
         ["scripts/generate.py", "--imag", "a.png"],
@@ -86,7 +109,7 @@ def test_a_run_over_the_users_own_folder_trains_and_answers(tmp_path: Path) -> N
         shade = np.full((40, 50, 3), number * 8, dtype=np.uint8)
         Image.fromarray(shade).save(folder / f"{number}.jpg")
         (folder / f"{number}.txt").write_text(f"shade {number}")
-    few = ["--steps", "3", "--schedule.warmup-steps", "1", "--task.sources.0.batch-size", "4"]
+    few = [*SHORT, "--task.sources.0.batch-size", "4"]
     quiet = ["--validate-every", "None", "--sample-every", "3"]
     place = ["--run-folder", str(tmp_path / "run")]
     arguments = [*TRAIN, "flamingo_tiny", *RANDOM, *PAIRS, str(folder), *few, *quiet, *place]
@@ -97,3 +120,36 @@ def test_a_run_over_the_users_own_folder_trains_and_answers(tmp_path: Path) -> N
     shot = ["--shot", str(folder / "1.jpg"), "dark", "--image", str(folder / "2.jpg")]
     answer = run(["scripts/generate.py", "--model", model, *shot])
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.slow
+def test_flare_trains_on_the_users_own_sounds_and_speaks_about_one(tmp_path: Path) -> None:
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    for number in range(30):
+        wave = np.sin(np.arange(6000) * 0.02 * (number + 1))
+        soundfile.write(folder / f"{number}.flac", wave, 22_050)
+        (folder / f"{number}.txt").write_text(f"tone number {number}")
+    own = ["--task.sources.1.kind", "audio_pairs", "--task.sources.1.path", str(folder)]
+    small = ["--task.batch-size", "4", "--num-micro-batches", "2", "--sample-every", "3"]
+    place = ["--run-folder", str(tmp_path / "run"), "--task.weighting", "famo"]
+    arguments = [*TRAIN_FLARE, "flare_tiny", *own, *SHORT, *small, *place]
+    trained = run(arguments)
+    assert trained.returncode == 0, trained.stderr
+    assert "audio_pairs: " in trained.stdout
+    assert "is complete" in run(arguments).stdout
+    for picture in ("losses", "weight", "negatives", "temperature"):
+        assert (tmp_path / "run" / "plots" / f"{picture}.png").stat().st_size > 5000
+    heard = ["--audio", str(folder / "3.flac"), "--image", str(tmp_path / "grey.png")]
+    Image.fromarray(np.full((40, 50, 3), 90, dtype=np.uint8)).save(tmp_path / "grey.png")
+    model = ["--model", str(tmp_path / "run" / "model")]
+    answer = run(["scripts/generate.py", *model, *heard])
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_flare_shows_parameters_and_data() -> None:
+    result = run([*TRAIN_FLARE, "flare_tiny", "--dry-run"])
+    assert result.returncode == 0, result.stderr
+    for word in ("parameters: 2,972,406", "source mixture: 32 examples", "learning rate at"):
+        assert word in result.stdout

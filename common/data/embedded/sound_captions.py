@@ -17,7 +17,6 @@ SOUND_PLURALS = {
     "rattle": "rattles",
     "sound": "sounds",
 }
-SOUND_OPENINGS = ("", "", "", "the sound of ", "here we hear ", "this is ")
 SOUND_QUESTIONS: dict[SoundAttribute, tuple[str, ...]] = {
     "kind": ("What kind of sound is heard?", "Which sound do you hear?"),
     "pitch": ("What pitch is heard?", "Which pitch do you hear?"),
@@ -39,12 +38,6 @@ class SoundQuestionAnswer:
 def full_sound_caption(sound: Sound) -> str:
     """The caption that names everything: `two slow fading low buzzes`."""
     return _phrase(sound, named=frozenset(SOUND_ATTRIBUTES))
-
-
-def sound_caption(sound: Sound, generator: np.random.Generator) -> str:
-    """A drawn caption: `the sound of two low buzzes`, `something fast`."""
-    opening = SOUND_OPENINGS[int(generator.integers(len(SOUND_OPENINGS)))]
-    return opening + partial_sound_caption(sound, generator)
 
 
 def partial_sound_caption(sound: Sound, generator: np.random.Generator) -> str:

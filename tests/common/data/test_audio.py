@@ -42,7 +42,8 @@ def test_unreadable_files_are_told_in_one_line(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     broken = np.full(100, np.nan, dtype=np.float32)
     soundfile.write(tmp_path / "broken.wav", broken, 16_000, subtype="FLOAT")
-    for name in ("missing.wav", "noise.wav", "empty.wav", "broken.wav"):
+    (tmp_path / "headerless.raw").write_bytes(b"\0" * 100)
+    for name in ("missing.wav", "noise.wav", "empty.wav", "broken.wav", "headerless.raw"):
         with pytest.raises(UserError, match=name) as error:
             read_audio(tmp_path / name)
         assert "\n" not in str(error.value)

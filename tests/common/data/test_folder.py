@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import soundfile
 
-from common.data.folder import read_interleaved, read_pairs
+from common.data.folder import read_audio_pairs, read_interleaved, read_pairs
 from common.errors import UserError
 
 
@@ -40,6 +41,41 @@ def test_pairs_are_read_from_captions_jsonl(folder: Path) -> None:
     assert [record.key for record in records] == ["captions.jsonl:1", "captions.jsonl:2"]
     assert records[0].text == "one line\u2028separator"
     assert records[0].image == folder / "sub/b.jpg"
+
+
+def test_sounds_are_paired_with_the_texts_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.flac", "sub/a.WAV"):
+        soundfile.write(tmp_path / name, np.full(800, 0.5), 8_000, format=name[-4:].strip("."))
+    (tmp_path / "b.txt").write_text("a hum\n")
+    (tmp_path / "sub/a.txt").write_text("another hum")
+    (tmp_path / "picture.png").write_bytes(b"not looked at")
+    records = read_audio_pairs(tmp_path)
+    assert [(record.key, record.text) for record in records] == [
+        ("b.flac", "a hum"),
+        ("sub/a.WAV", "another hum"),
+    ]
+    assert len(records[0].load().recording.samples) == 1600
+
+
+def test_sounds_are_read_from_captions_jsonl_and_decoded_later(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    write_lines(tmp_path / "captions.jsonl", {"audio": "a.wav", "text": " a hum "})
+    (record,) = read_audio_pairs(tmp_path)
+    assert (record.key, record.text) == ("captions.jsonl:1", "a hum")
+    with pytest.raises(UserError, match=r"cannot decode sound .*a\.wav"):
+        record.load()
+
+
+def test_mistakes_in_a_folder_of_sounds_speak_of_sounds(tmp_path: Path) -> None:
+    assert "sound folder" in refusal(read_audio_pairs, tmp_path / "nowhere")
+    assert "holds no sounds; put a.wav beside a.txt" in refusal(read_audio_pairs, tmp_path)
+    soundfile.write(tmp_path / "a.wav", np.zeros(9), 8_000)
+    assert "a.wav has no caption; write it to a.txt" in refusal(read_audio_pairs, tmp_path)
+    write_lines(tmp_path / "captions.jsonl", {"image": "a.wav", "text": "x"})
+    assert 'no audio or no text; write it as {"audio": "a.wav"' in refusal(
+        read_audio_pairs, tmp_path
+    )
 
 
 def test_interleaved_documents_keep_the_order_of_their_parts(folder: Path) -> None:

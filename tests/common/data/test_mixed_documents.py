@@ -1,5 +1,7 @@
 """Documents of text, pictures and recordings; spoken digits with and without a synthesiser."""
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,17 @@ def test_without_a_synthesiser_speech_is_refused_with_the_remedy(
     speech.speak.cache_clear()
     with pytest.raises(UserError, match="install it"):
         mixed_documents.spoken_digit(0, 0, "train")
+
+
+def test_a_synthesiser_that_hangs_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout=20)
+
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("subprocess.run", hang)
+    with pytest.raises(UserError, match=r"cannot speak as en-xx: .*timed out") as error:
+        speech.speak("seven", speaker=speech.Speaker(voice="en-xx", speed=160, pitch=50))
+    assert "\n" not in str(error.value)
 
 
 @needs_speech
