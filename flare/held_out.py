@@ -11,6 +11,7 @@ import torch
 
 from common.data.document import MixedDocument
 from common.data.embedded.captions import PLURALS
+from common.data.embedded.digits import DIGIT_WORDS
 from common.data.embedded.scenes import ATTRIBUTES
 from common.data.embedded.sound_captions import SOUND_PLURALS
 from common.data.embedded.sounds import SOUND_ATTRIBUTES
@@ -33,7 +34,6 @@ from flare.generation import complete
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
 
-GROUP_SIZE = 64  # captions that compete for a medium
 MOST_CAPTION_TOKENS = 32
 GENERATION_BATCH = 32
 SAMPLES = 3
@@ -53,34 +53,39 @@ class HeldOutPairs:
     corpus: Corpus
     prompt: tuple[str, ...]  # what stands between a medium and its caption
     has_attributes: bool  # generated captions name attributes; a user's are shown only
+    group_size: int  # captions that compete for a medium
+
+
+# Kind -> name, medium and split of its held-out pairs.
+HELD_OUT: dict[Kind, tuple[tuple[str, str, CorpusSplit], ...]] = {
+    "scenes": (
+        ("unseen_scenes", "image", "validation"),
+        ("unseen_scene_pairs", "image", "unseen_pairs"),
+    ),
+    "sounds": (
+        ("unseen_sounds", "audio", "validation"),
+        ("unseen_sound_pairs", "audio", "unseen_pairs"),
+    ),
+    "digits": (("held_out_digits", "image", "validation"),),
+    "speech": (("held_out_voice", "audio", "validation"),),
+    "image_pairs": (("image_pairs", "image", "validation"),),
+    "audio_pairs": (("audio_pairs", "audio", "validation"),),
+}
 
 
 def held_out_pairs(kind: Kind, *, path: Path | None, seed: int) -> list[HeldOutPairs]:
     """The held-out pairs of one kind of training documents; none for kinds without captions."""
-    generated = {"scenes": ("image", "unseen_scenes"), "sounds": ("audio", "unseen_sounds")}
-    if kind in generated:
-        medium, name = generated[kind]
-        pairs_name = f"unseen_{kind.removesuffix('s')}_pairs"
-        splits: tuple[tuple[str, CorpusSplit], ...] = (
-            (name, "validation"),
-            (pairs_name, "unseen_pairs"),
+    return [
+        HeldOutPairs(
+            name=name,
+            medium=medium,
+            corpus=open_corpus(kind, path=path, split=split, seed=seed, family_size=1),
+            prompt=() if path else (OUTPUT_PROMPT,),
+            has_attributes=kind in ("scenes", "sounds"),
+            group_size=len(DIGIT_WORDS) if kind in ("digits", "speech") else 64,
         )
-        return [
-            HeldOutPairs(
-                name=name,
-                medium=medium,
-                corpus=open_corpus(kind, path=None, split=split, seed=seed, family_size=1),
-                prompt=(OUTPUT_PROMPT,),
-                has_attributes=True,
-            )
-            for name, split in splits
-        ]
-    if kind not in ("image_pairs", "audio_pairs"):
-        return []
-    corpus = open_corpus(kind, path=path, split="validation", seed=seed, family_size=1)
-    medium = kind.removesuffix("_pairs")
-    pairs = HeldOutPairs(name=kind, medium=medium, corpus=corpus, prompt=(), has_attributes=False)
-    return [pairs]
+        for name, medium, split in HELD_OUT.get(kind, ())
+    ]
 
 
 class HeldOut:
@@ -111,11 +116,11 @@ class HeldOut:
     def retrieval(
         self, model: FlareForConditionalGeneration, *, groups: int
     ) -> dict[str, dict[str, float]]:
-        """Recall among 64 distinct captions, per kind of held-out pairs."""
+        """Recall among distinct captions, per kind of held-out pairs."""
         return {
             pairs.name: retrieval_figures(
                 partial(self.vectors, model, pairs.medium),
-                distinct_groups(pairs.corpus, size=GROUP_SIZE, num=groups),
+                distinct_groups(pairs.corpus, size=pairs.group_size, num=groups),
                 medium=pairs.medium,
             )
             for pairs in self.pairs

@@ -94,7 +94,7 @@ def report(options: Options, run: FlareRun, task: FlareTask, *, started: float) 
     last = last_figures(folder / "flare" / "metrics.jsonl")
     plots = sorted((folder / "flare" / "plots").glob("*.png"))
     sections = [
-        Section(title="Retrieval among 64 captions", text=table(*retrieval_rows(retrieval))),
+        Section(title="Retrieval", text=retrieval_text(retrieval)),
         Section(title="Language", text=table(*language_rows(language))),
         captions_section(captions, folder),
         pictures_section("Training", {p.stem.replace("_", " "): p for p in plots}, folder),
@@ -124,6 +124,16 @@ def report(options: Options, run: FlareRun, task: FlareTask, *, started: float) 
             shown.add_row(*row)
         Console(width=100).print(shown)
     print(f"\nreport: {path}   ({time.monotonic() - started:.0f} s)")
+
+
+def retrieval_text(retrieval: Retrieval) -> str:
+    """What the figures mean, and the table."""
+    rows = table(*retrieval_rows(retrieval))
+    return (
+        f"Media look for their captions among the distinct ones of a group, and captions for their "
+        f"media: 64 in a group, ten for digits. {RETRIEVAL_GROUPS} groups each; chance at 1 is "
+        f"1.6 %, or 10 % for digits.\n\n{rows}"
+    )
 
 
 def retrieval_rows(retrieval: Retrieval) -> tuple[list[str], list[list[str]]]:

@@ -1,5 +1,5 @@
-"""The first update of a FLARE in float64, as one process or a rank of several:
-`python -m tests.distributed.flare_exact FOLDER '[["isisisis", 8]]'` saves its loss and gradients."""
+"""The first update of a FLARE in float64, by one process or a rank of several; saves its loss and
+gradients: `python -m tests.distributed.flare_exact FOLDER '[["isisisis", 8]]'`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A real Flamingo run that is killed goes on bit for bit."""
+"""Real runs that are killed go on bit for bit."""
 
 import json
 import os
@@ -11,19 +11,28 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-COMMAND = [
-    sys.executable,
+FLAMINGO = [
     "scripts/train_flamingo.py",
     "flamingo_tiny",
     *("--task.vision-encoder", "None", "--task.language-model", "None"),
-    *("--steps", "14", "--schedule.warmup-steps", "3", "--task.augment-steps", "5"),
+    *("--task.augment-steps", "5"),
+]
+# Two passes over two micro-batches, learned weights, and everything random in the encoders.
+FLARE = [
+    "scripts/train_flare.py",
+    "flare_tiny",
+    *("--task.batch-size", "4", "--num-micro-batches", "2", "--task.augment-steps", "5"),
+    *("--task.patch-drop", "0.5", "--task.layer-drop", "0.3", "--task.hidden-frames", "0.2"),
+]
+SETTINGS = [
+    *("--steps", "14", "--schedule.warmup-steps", "3"),
     *("--log-every", "1", "--validate-every", "None", "--sample-every", "None"),
     *("--checkpoint.every-steps", "3"),
 ]
 
 
-def command(folder: Path) -> list[str]:
-    return [*COMMAND, "--run-folder", str(folder)]
+def command(recipe: list[str], folder: Path) -> list[str]:
+    return [sys.executable, *recipe, *SETTINGS, "--run-folder", str(folder)]
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
@@ -35,10 +44,13 @@ def lines(folder: Path) -> list[dict[str, object]]:
     ]
 
 
-def kill_after(folder: Path, *, step: int) -> None:
+def kill_after(recipe: list[str], folder: Path, *, step: int) -> None:
     """Starts the run and kills it without warning as soon as it has logged a step."""
     process = subprocess.Popen(
-        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+        command(recipe, folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ,
     )
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 240
@@ -51,12 +63,15 @@ def kill_after(folder: Path, *, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_twice_in_one_epoch_equals_the_unbroken_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", [FLAMINGO, FLARE], ids=["flamingo", "flare"])
+def test_killed_twice_in_one_epoch_equals_the_unbroken_run(
+    recipe: list[str], tmp_path: Path
+) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    subprocess.run(command(straight), check=True, capture_output=True)
-    kill_after(broken, step=5)
-    kill_after(broken, step=10)
-    subprocess.run(command(broken), check=True, capture_output=True)
+    subprocess.run(command(recipe, straight), check=True, capture_output=True)
+    kill_after(recipe, broken, step=5)
+    kill_after(recipe, broken, step=10)
+    subprocess.run(command(recipe, broken), check=True, capture_output=True)
     assert lines(straight) == lines(broken)
     assert len(lines(straight)) == 14
     weights = load_file(straight / "model" / "model.safetensors")
