@@ -43,7 +43,7 @@ from flare.presets import PRESETS
 from flare.processing import FlareProcessor
 from flare.task_config import FlareTaskConfig, SourceConfig
 
-VALIDATION_ROWS = 32
+VALIDATION_ROWS = 64
 VALIDATION_BATCH = 16
 
 
