@@ -36,11 +36,12 @@ def flare_tiny() -> FlareRun:
             # Captions are short and few: more of them are causal than in a long run.
             masking=MaskingConfig(first_share=0.25),
             weight_decay=0.05,
+            position_scale=0.3,
         ),
         optimizer=OptimizerConfig(peak_learning_rate=2e-3),
         schedule=ScheduleConfig(warmup_steps=40, final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=100),
-        steps=700,
+        steps=500,
         log_every=10,
         validate_every=100,
         sample_every=100,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -57,6 +57,8 @@ class FlareTask:
         """The model with random weights, or with encoders from local files."""
         model = FlareForConditionalGeneration(self.model_config)
         if torch.get_default_device().type != "meta":
+            positions = model.vision_encoder.model.pos_embed
+            nn.init.trunc_normal_(positions, std=self.config.position_scale)
             model.load_backbones(vision=self.config.vision_encoder, audio=self.config.audio_encoder)
         for part in self.config.frozen:
             model.get_submodule(part).requires_grad_(False)

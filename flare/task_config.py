@@ -74,6 +74,9 @@ class FlareTaskConfig:
     audio_encoder: Path | None = None
     # Folder of a tokenizer; None: the small one of the generated data.
     tokenizer: Path | None = None
+    # Standard deviation of a random vision encoder's position embedding at the start: timm's 0.02
+    # drowns in the patches' 0.3, and a short run would not learn to tell left from right.
+    position_scale: float = 0.02
     # Parts that are not trained.
     frozen: tuple[Part, ...] = ()
     # Share of the image patches left out while training (FLIP).
@@ -100,6 +103,8 @@ class FlareTaskConfig:
             raise UserError("no sources; give at least one, e.g. kind scenes")
         if self.z_loss < 0:
             raise UserError(f"z_loss must not be negative, but is {self.z_loss}")
+        if self.position_scale < 0:
+            raise UserError(f"position_scale must not be negative, but is {self.position_scale}")
         for name in ("patch_drop", "layer_drop", "hidden_frames"):
             value = getattr(self, name)
             if not 0 <= value < 1:

@@ -183,6 +183,7 @@ def test_frozen_parts_and_regularisation_reach_the_model() -> None:
     task = small_task(frozen=("vision_encoder", "audio_encoder"), patch_drop=0.5, layer_drop=0.1)
     model, batch = task.build_model(), first_batch(task)
     assert not any(p.requires_grad for p in model.vision_encoder.parameters())
+    assert model.vision_encoder.model.pos_embed.std().item() == pytest.approx(0.3, rel=0.1)
     grouped = {id(p) for group in task.parameter_groups(model) for p in group.parameters}
     assert grouped == {id(p) for p in model.parameters() if p.requires_grad}
     pixels = batch.pixel_values
@@ -250,6 +251,7 @@ def test_full_recipes_carry_the_specified_numbers() -> None:
         ({"sources": ()}, "no sources"),
         ({"z_loss": -1.0}, "z_loss"),
         ({"patch_drop": 1.0}, "patch_drop"),
+        ({"position_scale": -0.1}, "position_scale"),
         ({"tokenizer": Path("nowhere")}, "nowhere"),
         ({"sources": (SourceConfig(kind="image_pairs", weight=1.0),)}, "needs a path"),
     ],
