@@ -241,7 +241,8 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The encoders initialise themselves; see `load_backbones` for trained ones."""
         super()._init_weights(module)
         if isinstance(module, Projector):
-            init.normal_(module.queries, std=self.config.initializer_range)
+            # At the scale of what attention adds to them: smaller ones would soon be all alike.
+            init.normal_(module.queries, std=1.0)
         elif isinstance(module, nn.Embedding):
             # The stream starts at scale 1, as the projected media do: else the first blocks would
             # drown the tokens, and a stream of depth 128 would grow fifty-fold.

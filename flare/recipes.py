@@ -9,7 +9,7 @@ from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, Sc
 from common.training.task import Task
 from flare.masking import MaskingConfig
 from flare.task import FlareTask
-from flare.task_config import FlareTaskConfig, SourceConfig
+from flare.task_config import FlareTaskConfig, ObjectiveWeights, SourceConfig
 
 FlareRun = RunConfig[FlareTaskConfig]
 
@@ -35,6 +35,7 @@ def flare_tiny() -> FlareRun:
             ),
             # Captions are short and few: more of them are causal than in a long run.
             masking=MaskingConfig(first_share=0.25),
+            objective_weights=ObjectiveWeights(language=2.0),
             weight_decay=0.05,
             position_scale=0.3,
         ),

@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.training.task import Constrained, Contrastive, Task, Weighted
 from flare.data import FlareBatch
 from flare.encoding import FlareExample
+from flare.masking import MaskingConfig
 from flare.recipes import RECIPES, flare_13b, flare_tiny
 from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig, SourceConfig
@@ -147,7 +148,7 @@ def test_a_document_learns_nothing_from_its_neighbour_in_the_row() -> None:
 
 
 def test_masked_and_causal_terms_share_the_language_objective() -> None:
-    task = small_task()
+    task = small_task(masking=MaskingConfig())
     assert task.factors(1) == {"language/masked": 0.5, "language/causal": 0.5}
     assert task.factors(10) == {"language/masked": 0.0, "language/causal": 1.0}
     assert task.weighting().names == ("language", "image_text", "audio_text")
