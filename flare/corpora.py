@@ -18,7 +18,7 @@ from common.data import epochs
 from common.data.document import MixedDocument
 from common.data.embedded import mixed_documents, speech
 from common.data.embedded.digits import DIGIT_WORDS
-from common.data.embedded.families import member_at, scene_of, sound_of
+from common.data.embedded.families import PLACE_FIRST_ODDS, member_at, scene_of, sound_of
 from common.data.embedded.mixed_documents import MixedSplit, scene_document, sound_document
 from common.data.embedded.prose import paragraphs
 from common.data.embedded.sound_captions import SOUND_PLURALS
@@ -116,7 +116,8 @@ def _family(kind: Kind, *, seed: int, family_size: int) -> Corpus:
         member = member_at(seed=seed, index=index, family_size=family_size, stream=f"flare/{kind}")
         key = f"{kind}/train/{seed}/{index}"
         if kind == "scenes":
-            return scene_document(scene_of(member), member.own, key=key)
+            scene = scene_of(member, odds=PLACE_FIRST_ODDS)
+            return scene_document(scene, member.own, key=key)
         return sound_document(sound_of(member), member.own, key=key)
 
     return draw

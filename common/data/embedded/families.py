@@ -3,6 +3,7 @@ family in at most one attribute, so that an update holds captions which can only
 looking or listening closely. Among captions drawn at random a few easy attributes nearly always
 suffice, and the others would be learnt late or never."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,20 +18,29 @@ from common.data.embedded.sounds import (
 )
 from common.data.randomness import generator_at
 
-# What sets neighbours apart: shapes are by far the hardest to learn, the rest comes by itself.
-SCENE_NEIGHBOUR_ODDS: dict[Attribute, float] = {
+# What sets neighbours apart. To a convolutional network shapes are by far the hardest to learn, the
+# rest comes by itself.
+SCENE_NEIGHBOUR_ODDS: Mapping[Attribute, float] = {
     "colour": 0.125,
     "shape": 0.5,
     "count": 0.125,
     "position": 0.125,
     "size": 0.125,
 }
-SOUND_NEIGHBOUR_ODDS: dict[SoundAttribute, float] = {
-    "kind": 0.4,
-    "pitch": 0.15,
+# A vision transformer pools patches before it has any sense of where they lie.
+PLACE_FIRST_ODDS: Mapping[Attribute, float] = {
+    "colour": 0.1,
+    "shape": 0.3,
+    "count": 0.1,
+    "position": 0.4,
+    "size": 0.1,
+}
+SOUND_NEIGHBOUR_ODDS: Mapping[SoundAttribute, float] = {
+    "kind": 0.3,
+    "pitch": 0.1,
     "count": 0.15,
-    "pace": 0.15,
-    "shape": 0.15,
+    "pace": 0.1,
+    "shape": 0.35,
 }
 
 
@@ -56,10 +66,10 @@ def member_at(*, seed: int, index: int, family_size: int, stream: str) -> Member
     )
 
 
-def scene_of(member: Member) -> Scene:
+def scene_of(member: Member, *, odds: Mapping[Attribute, float] = SCENE_NEIGHBOUR_ODDS) -> Scene:
     """The training scene of a member: the family's own, or a neighbour of it."""
     scene = draw_scene(member.family, split="train")
-    return scene if member.place == 0 else scene_neighbour(scene, member.own)
+    return scene if member.place == 0 else scene_neighbour(scene, member.own, odds=odds)
 
 
 def sound_of(member: Member) -> Sound:
@@ -68,11 +78,13 @@ def sound_of(member: Member) -> Sound:
     return sound if member.place == 0 else sound_neighbour(sound, member.own)
 
 
-def scene_neighbour(scene: Scene, generator: np.random.Generator) -> Scene:
+def scene_neighbour(
+    scene: Scene, generator: np.random.Generator, *, odds: Mapping[Attribute, float]
+) -> Scene:
     """A training scene that differs in one attribute."""
-    names, odds = list(SCENE_NEIGHBOUR_ODDS), list(SCENE_NEIGHBOUR_ODDS.values())
+    names, shares = list(odds), list(odds.values())
     while True:
-        name = names[int(generator.choice(len(names), p=odds))]
+        name = names[int(generator.choice(len(names), p=shares))]
         values = ATTRIBUTES[name]
         value = values[int(generator.integers(len(values)))]
         neighbour = replace(scene, **{name: value})
