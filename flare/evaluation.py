@@ -26,8 +26,13 @@ NameT = TypeVar("NameT", bound=str)
 Forms = Mapping[str, Mapping[str, str]]
 
 
-def distinct_groups(corpus: Corpus, *, size: int, num: int) -> list[list[MixedDocument]]:
-    """Groups of documents whose captions all differ; fewer or smaller where the corpus ends."""
+def distinct_groups(
+    corpus: Corpus, *, size: int, num: int, least: int
+) -> list[list[MixedDocument]]:
+    """Groups of documents whose captions all differ; fewer or smaller where the corpus ends.
+
+    A group of fewer than `least` is left out.
+    """
     groups: list[dict[str, MixedDocument]] = []
     draws = (corpus(index) for index in range(size * num * MOST_DRAWS))
     groups.append({})
@@ -38,7 +43,7 @@ def distinct_groups(corpus: Corpus, *, size: int, num: int) -> list[list[MixedDo
             groups.append({})
         if document.caption is not None:
             groups[-1].setdefault(document.caption, document)
-    return [list(group.values()) for group in groups if len(group) > 1]
+    return [list(group.values()) for group in groups if len(group) >= least]
 
 
 def retrieval_figures(

@@ -116,15 +116,14 @@ class HeldOut:
     def retrieval(
         self, model: FlareForConditionalGeneration, *, groups: int
     ) -> dict[str, dict[str, float]]:
-        """Recall among distinct captions, per kind of held-out pairs."""
-        return {
-            pairs.name: retrieval_figures(
-                partial(self.vectors, model, pairs.medium),
-                distinct_groups(pairs.corpus, size=pairs.group_size, num=groups),
-                medium=pairs.medium,
-            )
-            for pairs in self.pairs
-        }
+        """Recall among distinct captions, per kind of held-out pairs that has two of them."""
+        tables = {}
+        for pairs in self.pairs:
+            chosen = distinct_groups(pairs.corpus, size=pairs.group_size, num=groups, least=2)
+            vectors = partial(self.vectors, model, pairs.medium)
+            if chosen:
+                tables[pairs.name] = retrieval_figures(vectors, chosen, medium=pairs.medium)
+        return tables
 
     def captions(
         self, model: FlareForConditionalGeneration, processor: FlareProcessor, *, num: int
@@ -178,7 +177,7 @@ def write_captions(
     num: int,
 ) -> list[WrittenCaption]:
     """Greedy captions of the first `num` media; nothing else tells what it shows."""
-    (documents,) = distinct_groups(pairs.corpus, size=num, num=1) or [[]]
+    (documents,) = distinct_groups(pairs.corpus, size=num, num=1, least=1)
     texts: list[str] = []
     for start in range(0, len(documents), GENERATION_BATCH):
         prompts = [

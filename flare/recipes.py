@@ -42,7 +42,7 @@ def flare_tiny() -> FlareRun:
         optimizer=OptimizerConfig(peak_learning_rate=2e-3),
         schedule=ScheduleConfig(warmup_steps=40, final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=100),
-        steps=500,
+        steps=700,
         log_every=10,
         validate_every=100,
         sample_every=100,

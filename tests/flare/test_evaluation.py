@@ -45,9 +45,10 @@ def test_groups_hold_distinct_captions() -> None:
         caption = captions[index % len(captions)]
         return MixedDocument(key=str(index), parts=(caption,), caption=caption)
 
-    groups = distinct_groups(corpus, size=3, num=2)
+    groups = distinct_groups(corpus, size=3, num=2, least=2)
     assert [[d.caption for d in group] for group in groups] == [["a", "b", "c"], ["d", "b", "a"]]
-    assert len(distinct_groups(corpus, size=9, num=1)[0]) == 4
+    assert len(distinct_groups(corpus, size=9, num=1, least=2)[0]) == 4
+    assert distinct_groups(corpus, size=9, num=1, least=5) == []
 
 
 def test_unigram_entropy_is_that_of_the_frequencies() -> None:
