@@ -205,13 +205,10 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Int[Tensor, "b s"], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """Media come with the first call; what describes them goes when they have gone."""
+        """With a cache, media come with the first call only."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        if inputs.get("pixel_values") is None:
-            inputs.pop("num_images", None)
-        if inputs.get("input_values") is None:
-            inputs.pop("num_audios", None)
-            inputs.pop("audio_lengths", None)
+        if not kwargs.get("is_first_iteration") and kwargs.get("use_cache", True):
+            return {name: value for name, value in inputs.items() if name not in _MEDIA_ARGUMENTS}
         return inputs
 
     def _expand_inputs_for_generation(
