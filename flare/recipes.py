@@ -74,8 +74,6 @@ def flare_13b() -> FlareRun:
             weight_decay=0.1,
             patch_drop=0.5,
             recompute=True,
-            augment_steps=0,
-            family_size=1,
         ),
         optimizer=OptimizerConfig(peak_learning_rate=2e-4, clip_norm=1.0),
         schedule=ScheduleConfig(warmup_steps=10_000, kind="cosine", final_fraction=0.1),
@@ -96,7 +94,13 @@ def flare_1b() -> FlareRun:
     Hardware: 8 A100-80GB. Not run.
     """
     run = flare_13b()
-    return replace(run, task=replace(run.task, model="flare_1b", batch_size=512), steps=100_000)
+    task = replace(
+        run.task,
+        model="flare_1b",
+        batch_size=512,
+        vision_encoder=Path("weights/vit_base_patch16_clip_224.laion2b.safetensors"),
+    )
+    return replace(run, task=task, steps=100_000)
 
 
 RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {

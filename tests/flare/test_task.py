@@ -17,7 +17,8 @@ from common.training.task import Constrained, Contrastive, Task, Weighted
 from flare.data import FlareBatch
 from flare.encoding import FlareExample
 from flare.masking import MaskingConfig
-from flare.recipes import RECIPES, flare_13b, flare_tiny
+from flare.presets import PRESETS
+from flare.recipes import RECIPES, flare_1b, flare_13b, flare_tiny
 from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig, SourceConfig
 
@@ -242,6 +243,11 @@ def test_full_recipes_carry_the_specified_numbers() -> None:
     assert run.optimizer.clip_norm == 1.0
     assert (run.schedule.warmup_steps, run.schedule.final_fraction) == (10_000, 0.1)
     assert run.schedule.kind == "cosine"
+    for recipe in (flare_1b, flare_13b):
+        task = FlareTask(recipe().task, steps=10)
+        name = PRESETS[task.config.model]().vision_config.name
+        assert task.config.vision_encoder is not None
+        assert task.config.vision_encoder.name.startswith(f"{name}.")
     assert RECIPES.keys() == {"flare_tiny", "flare_1b", "flare_13b"}
 
 
