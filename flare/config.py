@@ -91,14 +91,6 @@ class FlareAudioConfig(PreTrainedConfig):
         if not len(self.conv_dims) == len(self.conv_kernels) == len(self.conv_strides):
             raise ValueError("conv_dims, conv_kernels and conv_strides differ in length")
 
-    @property
-    def shortest_clip(self) -> int:
-        """Samples that the convolutions need for a single frame."""
-        samples = 1
-        for kernel, stride in reversed([*zip(self.conv_kernels, self.conv_strides, strict=True)]):
-            samples = (samples - 1) * stride + kernel
-        return samples
-
 
 @strict
 class FlareProjectorConfig(PreTrainedConfig):

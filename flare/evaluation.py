@@ -16,11 +16,11 @@ from common.data.document import Image, MixedDocument, Recording
 from common.evaluation.intervals import wilson_interval
 from common.evaluation.retrieval import recalls
 from common.training.task import Computed, Pairs
+from flare.corpora import Corpus
 from flare.data import FlareBatch
 
 RECALL_AT = (1, 5)
 MOST_DRAWS = 20  # per document of a group, before a corpus counts as too small for it
-Corpus = Callable[[int], MixedDocument]
 NameT = TypeVar("NameT", bound=str)
 # Attribute -> word as it stands in captions -> value that it names.
 Forms = Mapping[str, Mapping[str, str]]
@@ -33,10 +33,8 @@ def distinct_groups(
 
     A group of fewer than `least` is left out.
     """
-    groups: list[dict[str, MixedDocument]] = []
-    draws = (corpus(index) for index in range(size * num * MOST_DRAWS))
-    groups.append({})
-    for document in draws:
+    groups: list[dict[str, MixedDocument]] = [{}]
+    for document in map(corpus, range(size * num * MOST_DRAWS)):
         if len(groups[-1]) == size:
             if len(groups) == num:
                 break

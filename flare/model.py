@@ -120,7 +120,7 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Tokens and vectors of clips at 16 kHz, padded behind to a common length; m may be 0."""
         num_items = len(waveforms)
         if num_items == 0:
-            samples = max(waveforms.shape[1], self.config.audio_config.shortest_clip)
+            samples = max(waveforms.shape[1], self.audio_encoder.shortest_clip)
             waveforms = waveforms.new_zeros((1, samples))
             lengths = lengths.new_full((1,), samples)
         features, valid = self.audio_encoder(waveforms, lengths)

@@ -57,8 +57,9 @@ class FlareTask:
         """The model with random weights, or with encoders from local files."""
         model = FlareForConditionalGeneration(self.model_config)
         if torch.get_default_device().type != "meta":
-            positions = model.vision_encoder.model.pos_embed
-            nn.init.trunc_normal_(positions, std=self.config.position_scale)
+            if self.config.vision_encoder is None:
+                positions = model.vision_encoder.model.pos_embed
+                nn.init.trunc_normal_(positions, std=self.config.position_scale)
             model.load_backbones(vision=self.config.vision_encoder, audio=self.config.audio_encoder)
         for part in self.config.frozen:
             model.get_submodule(part).requires_grad_(False)

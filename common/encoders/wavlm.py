@@ -126,7 +126,7 @@ class WavLM(nn.Module):
     ) -> tuple[Float[Tensor, "m n d"], Bool[Tensor, "m n"]]:
         if self.num_frames(waveforms.shape[1]) == 0:
             raise UserError(
-                f"{waveforms.shape[1]} samples are shorter than the {self._first_frame()} of the "
+                f"{waveforms.shape[1]} samples are shorter than the {self.shortest_clip} of the "
                 "first frame; give longer clips or pad them behind"
             )
         waveforms = _normalise(waveforms, lengths).to(self.masked_spec_embed.dtype)
@@ -138,8 +138,9 @@ class WavLM(nn.Module):
             x = torch.where(hidden[..., None], self.masked_spec_embed.to(x.dtype), x)
         return torch.where(valid[..., None], x, 0.0), valid
 
-    def _first_frame(self) -> int:
-        """Samples under the first frame."""
+    @property
+    def shortest_clip(self) -> int:
+        """Samples under the first frame: 400, which are 25 ms."""
         samples = 1
         for kernel, stride in zip(self.conv_kernels[::-1], self.conv_strides[::-1], strict=True):
             samples = (samples - 1) * stride + kernel

@@ -32,7 +32,7 @@ def captions_picture(items: Sequence[CaptionedMedium], path: Path) -> None:
     figure = Figure(figsize=(3.1 * COLUMNS, 2.9 * rows), layout="constrained")
     for axes in (panels := figure.subplots(rows, COLUMNS, squeeze=False).flatten()):
         axes.set_axis_off()
-    for axes, item in zip(panels, items, strict=False):
+    for axes, item in zip(panels[: len(items)], items, strict=True):
         axes.set_axis_on()
         _draw_medium(axes, item.medium)
         is_right = item.written.strip() == item.true.strip()
