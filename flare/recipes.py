@@ -17,7 +17,7 @@ FlareRun = RunConfig[FlareTaskConfig]
 def flare_tiny() -> FlareRun:
     """Everything at once from random weights on a CPU: generated scenes, digits, sounds and text.
 
-    Hardware: 2 CPU cores, about 10 minutes. Expected: docs/numbers.md.
+    Hardware: 2 CPU cores, about 12 minutes. Expected: docs/numbers.md.
     """
     return RunConfig(
         task=FlareTaskConfig(
