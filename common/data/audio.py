@@ -1,43 +1,58 @@
-"""Recordings from files: any rate and number of channels becomes mono at 16 kHz. What cannot be
-decoded, is empty or no sound is a `UserError` with the file's name; of a file that was cut short
-most formats still give what is left, which cannot be told from a shorter sound."""
+"""Recordings from encoded bytes: any rate and number of channels becomes mono at 16 kHz. What
+cannot be decoded, is empty or no sound is a `BadSample` with the sound's name; of a file that was
+cut short most formats still give what is left, which cannot be told from a shorter sound."""
 
-from math import gcd
+import io
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from common.data.document import SAMPLE_RATE_HZ, Recording
+from common.data.faults import BadSample
 from common.errors import UserError
 
-MAX_SAMPLES = 512_000_000  # over all channels, two gigabytes when decoded
+MAX_SAMPLES = 512_000_000  # over all channels, and of the result: two gigabytes each
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 384_000
+MIN_SAMPLES = 400  # 25 ms, one frame of the audio encoder
+MIN_PEAK = 1e-4
+# Samples lie in -1..1. Some writers scale them to integers, but beyond this they are damage.
+MAX_AMPLITUDE = 1e10
+UNKNOWN_LENGTH = (1 << 63) - 1  # libsndfile's, of a FLAC stream whose writer could not go back
+# A rate that has few factors in common with ours is taken for its neighbour, at most 5e-5 of it
+# away, since the length of the resampling filter grows with the terms of the fraction.
+MAX_DENOMINATOR = 10_000
 
 
 def read_audio(path: Path) -> Recording:
-    """A wav, flac, ogg or mp3 file.
+    """A wav, flac, ogg or mp3 file. It may be silent or very short, other than training data.
 
     Raises:
         UserError: the file is missing, undecodable, too long, empty or no sound.
     """
-    import soundfile  # noqa: PLC0415 -- loads a library; most of the code never needs it
-
-    if not path.is_file():
-        raise UserError(f"cannot read sound {path}: no such file; check the path")
     try:
-        with soundfile.SoundFile(path) as file:
-            if file.frames * file.channels > MAX_SAMPLES:
-                raise UserError(f"sound {path} is too long to read at once; cut it into pieces")
-            samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-    except soundfile.LibsndfileError as error:
-        reason = str(error.error_string).rstrip(".")
-        raise UserError(f"cannot decode sound {path}: {reason}; replace or remove it") from error
-    except TypeError as error:  # how soundfile refuses headerless samples, by the name `.raw`
-        raise UserError(f"sound {path} has no header; convert it to wav or flac") from error
-    if not len(samples) or not np.isfinite(samples).all():
-        fault = "holds no samples" if not len(samples) else "holds samples that are no numbers"
-        raise UserError(f"sound {path} {fault}; replace or remove it")
-    return to_recording(samples, rate_hz=rate)
+        with path.open("rb") as file:
+            return _decode(file, name=str(path))
+    except OSError as error:
+        raise UserError(f"cannot read sound {path}: {error.strerror}; check the path") from error
+
+
+def decode_audio(data: bytes, *, name: str) -> Recording:
+    """An encoded sound for training, where silence teaches nothing. `name` appears in errors.
+
+    Raises:
+        BadSample: `audio_corrupt`, `audio_rate`, `audio_nan`, `audio_silent`, `audio_short` or
+            `audio_long`.
+    """
+    recording = _decode(io.BytesIO(data), name=name)
+    if len(recording.samples) < MIN_SAMPLES:
+        milliseconds = 1000 * len(recording.samples) // SAMPLE_RATE_HZ
+        fault = f"lasts {milliseconds} ms, less than one frame; remove it"
+        raise BadSample("audio_short", f"sound {name} {fault}")
+    if np.abs(recording.samples).max() < MIN_PEAK:
+        raise BadSample("audio_silent", f"sound {name} is silent; remove it")
+    return recording
 
 
 def to_recording(samples: Float[np.ndarray, "t c"], *, rate_hz: int) -> Recording:
@@ -46,6 +61,46 @@ def to_recording(samples: Float[np.ndarray, "t c"], *, rate_hz: int) -> Recordin
 
     mono = samples.mean(axis=1)
     if rate_hz != SAMPLE_RATE_HZ:
-        common = gcd(rate_hz, SAMPLE_RATE_HZ)
-        mono = resample_poly(mono, SAMPLE_RATE_HZ // common, rate_hz // common)
+        ratio = Fraction(SAMPLE_RATE_HZ, rate_hz).limit_denominator(MAX_DENOMINATOR)
+        mono = resample_poly(mono, ratio.numerator, ratio.denominator)
     return Recording(samples=np.clip(mono, -1, 1).astype(np.float32))
+
+
+def _decode(encoded: io.BytesIO | io.BufferedReader, *, name: str) -> Recording:
+    import soundfile  # noqa: PLC0415 -- loads a library; most of the code never needs it
+
+    try:
+        with soundfile.SoundFile(encoded) as file:
+            rate_hz = file.samplerate
+            _check_header(file.frames, file.channels, rate_hz=rate_hz, name=name)
+            samples = file.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        reason = str(error.error_string).rstrip(".")
+        fault = f"{reason}; replace or remove it"
+        raise BadSample("audio_corrupt", f"cannot decode sound {name}: {fault}") from error
+    except TypeError as error:  # how soundfile refuses headerless samples, by the name `.raw`
+        fault = "has no header; convert it to wav or flac"
+        raise BadSample("audio_corrupt", f"sound {name} {fault}") from error
+    _check_samples(samples, name=name)
+    return to_recording(samples, rate_hz=rate_hz)
+
+
+def _check_header(frames: int, channels: int, *, rate_hz: int, name: str) -> None:
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        fault = f"has a rate of {rate_hz} Hz; resample it to {SAMPLE_RATE_HZ} Hz"
+        raise BadSample("audio_rate", f"sound {name} {fault}")
+    if frames == UNKNOWN_LENGTH:
+        fault = "its header does not say how long it is; convert it to a file once more"
+        raise BadSample("audio_corrupt", f"cannot decode sound {name}: {fault}")
+    if frames * max(channels, SAMPLE_RATE_HZ / rate_hz) > MAX_SAMPLES:
+        fault = "is too long to read at once; cut it into pieces"
+        raise BadSample("audio_long", f"sound {name} {fault}")
+
+
+def _check_samples(samples: Float32[np.ndarray, "t c"], *, name: str) -> None:
+    if not len(samples):
+        fault = "holds no samples; replace or remove it"
+        raise BadSample("audio_short", f"sound {name} {fault}")
+    if not (samples.max() < MAX_AMPLITUDE and samples.min() > -MAX_AMPLITUDE):
+        fault = "holds samples that are no numbers; replace or remove it"
+        raise BadSample("audio_nan", f"sound {name} {fault}")

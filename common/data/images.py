@@ -1,41 +1,43 @@
-"""Images from files to arrays, and training augmentation of arrays. Decoding is strict: what is
-damaged, too large or not an image is a `UserError` with the file's name. Augmentation never flips
-and never turns hues, since captions speak of left, right and colours."""
+"""Images from encoded bytes to arrays. Decoding is strict and bounded: what is damaged, too large
+or not an image is a `BadSample` with the image's name, and the header alone decides whether pixels
+are decoded at all. Colour profiles are not applied."""
 
 import io
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
 from jaxtyping import UInt8
+from PIL.Image import Transpose
 
 from common.data.document import Image
+from common.data.faults import BadSample
 from common.errors import UserError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # what PIL may open
 MAX_PIXELS = 64_000_000
-# What PIL's decoders raise on damaged files, beside its own errors (which are OSErrors).
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError)
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Strengths of `augment`; a strength of 0.2 draws a factor from 0.8 to 1.2."""
-
-    min_crop_area: float = 0.8  # smallest crop, as a fraction of the image's area
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise UserError(f"{field.name}={value} is not a fraction; use a value from 0 to 1")
-        if self.min_crop_area == 0:
-            raise UserError("min_crop_area=0 leaves no image; use 1 to switch cropping off")
+MIN_SIDE, MAX_SIDE = 2, 16_384
+MAX_ASPECT = 20
+# A few bytes can claim a huge picture. Beyond FREE_PIXELS a file must hold its share of bytes; the
+# densest JPEG of one colour has 512 pixels a byte.
+FREE_PIXELS = 4_000_000
+MAX_PIXELS_PER_BYTE = 1_000
+# Every scan of a progressive JPEG costs a pass over the whole picture. Encoders write up to 20.
+MAX_SCANS = 100
+# By the value of the EXIF orientation, what sets the picture upright.
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+# What PIL raises on damaged files, beside its own errors (which are OSErrors). Type errors come
+# from TIFF fields of unforeseen types, index errors from PNG chunks cut short.
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError)
 
 
 def read_image(path: Path) -> Image:
@@ -51,21 +53,32 @@ def read_image(path: Path) -> Image:
     return decode_image(data, name=str(path))
 
 
-def decode_image(data: bytes, *, name: str) -> Image:
-    """Encoded bytes as upright RGB; transparent parts become white. `name` appears in errors."""
+def decode_image(data: bytes, *, name: str, least_side: int | None = None) -> Image:
+    """The first frame of an encoded image as upright RGB; transparent parts become white.
+
+    `name` appears in errors. `least_side`: the caller will scale the short side to no less than
+    this, so a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where that still suffices.
+
+    Raises:
+        BadSample: `image_corrupt`, `image_pixels`, `image_side` or `image_aspect`.
+    """
     try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(name)
-            return np.array(_to_rgb(PIL.ImageOps.exif_transpose(image)))
-    except PIL.Image.DecompressionBombError as error:
-        raise _too_large(name) from error
-    except UserError:
+        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image, num_bytes=len(data), name=name)
+            _check_scans(data, name=name)
+            if least_side is not None:
+                # Whole-number division of both sides: never below the size asked for. Equal sides,
+                # so that a rotation to come does not matter. Only JPEGs heed it.
+                image.draft(None, (least_side, least_side))
+            return np.array(_to_rgb(_upright(image)))
+    except BadSample:
         raise
+    except PIL.Image.DecompressionBombError as error:
+        raise _too_many_pixels(name) from error
+    except PIL.UnidentifiedImageError as error:  # its own text names a buffer
+        raise _corrupt(name, f"it is no {', '.join(FORMATS)} file") from error
     except DECODING_ERRORS as error:
-        raise UserError(
-            f"cannot decode image {name}: {error}; replace it or remove it from the data"
-        ) from error
+        raise _corrupt(name, " ".join(str(error).split())) from error
 
 
 def resize_and_centre_crop(image: Image, *, size: int) -> UInt8[np.ndarray, "{size} {size} c"]:
@@ -73,44 +86,10 @@ def resize_and_centre_crop(image: Image, *, size: int) -> UInt8[np.ndarray, "{si
     height, width = image.shape[:2]
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
-    return _resized(image, box=(left, top, left + side, top + side), width=size, height=size)
+    return resize_box(image, box=(left, top, left + side, top + side), width=size, height=size)
 
 
-def augment(image: Image, generator: np.random.Generator, *, config: AugmentConfig) -> Image:
-    """The image after a random crop scaled back to its size, and random colour jitter."""
-    return _jitter(_random_crop(image, generator, config=config), generator, config=config)
-
-
-def _random_crop(image: Image, generator: np.random.Generator, *, config: AugmentConfig) -> Image:
-    """A crop of the image's own aspect ratio, since ratios of sides are visible attributes."""
-    height, width = image.shape[:2]
-    scale = generator.uniform(config.min_crop_area, 1) ** 0.5
-    top, left = generator.uniform(0, 1 - scale, 2)
-    box = (left * width, top * height, (left + scale) * width, (top + scale) * height)
-    return _resized(image, box=box, width=width, height=height)
-
-
-def _jitter(image: Image, generator: np.random.Generator, *, config: AugmentConfig) -> Image:
-    """Brightness, contrast and saturation at once.
-
-    saturated = grey + saturation (image - grey)
-    result    = brightness (mean + contrast (saturated - mean))
-    """
-    strengths = np.array([config.brightness, config.contrast, config.saturation])
-    brightness, contrast, saturation = (
-        1 + strengths * generator.uniform(-1, 1, len(strengths))
-    ).tolist()
-    pixels = image.astype(np.float32)
-    grey = pixels @ LUMA
-    offset = grey * (brightness * contrast * (1 - saturation))
-    offset += brightness * (1 - contrast) * float(grey.mean())
-    pixels *= brightness * contrast * saturation
-    pixels += offset[:, :, None]
-    pixels += 0.5  # astype rounds down
-    return pixels.clip(0, 255, out=pixels).astype(np.uint8)
-
-
-def _resized(
+def resize_box(
     image: Image, *, box: tuple[float, float, float, float], width: int, height: int
 ) -> UInt8[np.ndarray, "{height} {width} c"]:
     """The box (left, top, right, bottom) of an image, scaled with antialiasing."""
@@ -118,17 +97,62 @@ def _resized(
     return np.array(picture.resize((width, height), PIL.Image.Resampling.BICUBIC, box=box))
 
 
+def _check_size(image: PIL.Image.Image, *, num_bytes: int, name: str) -> None:
+    short, long = sorted(image.size)
+    pixels = short * long
+    if pixels > MAX_PIXELS:
+        raise _too_many_pixels(name)
+    if pixels > max(FREE_PIXELS, num_bytes * MAX_PIXELS_PER_BYTE):
+        fault = (
+            f"claims {pixels} pixels in {num_bytes} bytes; it is blank or made to exhaust memory"
+        )
+        raise BadSample("image_pixels", f"image {name} {fault}, remove it")
+    if short < MIN_SIDE or long > MAX_SIDE:
+        fault = f"has sides of {short} and {long} pixels; use {MIN_SIDE} to {MAX_SIDE}"
+        raise BadSample("image_side", f"image {name} {fault}")
+    if long > MAX_ASPECT * short:
+        fault = f"is more than {MAX_ASPECT} times as long as wide ({long}:{short}); cut it"
+        raise BadSample("image_aspect", f"image {name} {fault}")
+
+
+def _check_scans(data: bytes, *, name: str) -> None:
+    # Inside compressed data every 0xff is followed by a zero, so these bytes mark a scan.
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise _corrupt(name, f"it has more than {MAX_SCANS} scans")
+
+
+def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """PIL's own `exif_transpose` writes the metadata anew and fails where these are damaged."""
+    image.load()  # TIFFs are turned here, and say so in their metadata
+    turn = UPRIGHT.get(image.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode.startswith("I"):
-        # 16-bit grey; PIL's own conversion would cut everything above 255 to white.
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return _grey_of_16_bits(np.asarray(image)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no set white")
     if image.has_transparency_data:
         solid = image.convert("RGBA")
         ground = PIL.Image.new("RGBA", solid.size, "white")
         return PIL.Image.alpha_composite(ground, solid).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _too_large(name: str) -> UserError:
+def _grey_of_16_bits(levels: np.ndarray) -> PIL.Image.Image:
+    """PIL's own conversion would cut everything above 255 to white."""
+    if levels.min() < 0 or levels.max() >= 1 << 16:
+        raise ValueError("pixels of more than 16 bits have no set white")
+    return PIL.Image.fromarray((levels >> 8).astype(np.uint8))
+
+
+def _too_many_pixels(name: str) -> BadSample:
     limit = MAX_PIXELS // 1_000_000
-    return UserError(f"image {name} has more than {limit} million pixels; scale it down first")
+    fault = f"has more than {limit} million pixels; scale it down first"
+    return BadSample("image_pixels", f"image {name} {fault}")
+
+
+def _corrupt(name: str, reason: str) -> BadSample:
+    fault = f"{reason}; replace it or remove it from the data"
+    return BadSample("image_corrupt", f"cannot decode image {name}: {fault}")
