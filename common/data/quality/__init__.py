@@ -1,0 +1,1 @@
+"""Optional choices over a corpus: rules, similarity, duplicates and evaluation images."""
