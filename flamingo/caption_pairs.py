@@ -1,11 +1,11 @@
-"""Image-caption pairs for the contrastive stage: generated scenes and digits, or the user's folder.
+"""Image-caption pairs for the contrastive stage: generated scenes and digits, or the user's own.
 
 Generated scenes come in families of neighbours, see `common.data.embedded.families`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int, UInt8
@@ -13,18 +13,28 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from common.data.augmentation import AugmentConfig, augment
 from common.data.captions import caption_id
-from common.data.document import Pair
+from common.data.document import Document, Image, Recording
 from common.data.embedded.captions import full_caption
 from common.data.embedded.digits import digit_caption, digits_in, draw_digit
 from common.data.embedded.families import member_at, scene_of
 from common.data.embedded.scenes import Split, render, scenes_in
-from common.data.epochs import CorpusSplit
-from common.data.images import AugmentConfig, augment, resize_and_centre_crop
+from common.data.feed import Feed, Supply
+from common.data.images import resize_and_centre_crop
 from common.data.randomness import generator_at
-from flamingo.corpora import open_corpus
+from common.errors import UserError
 
-DrawPair = Callable[[int], Pair]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """One image and the text that describes it."""
+
+    key: str
+    image: Image
+    text: str
+
+
 Group = Sequence[Pair]  # pairs with distinct captions
 
 
@@ -36,6 +46,7 @@ class PairExample:
     pixels: UInt8[Tensor, "c y x"]
     ids: Int[Tensor, " s"]
     caption_id: int
+    supply: Supply = field(default_factory=Supply)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +74,7 @@ class PairBatch:
 class PairSource:
     """Pairs with random access; everything is a function of the position."""
 
-    draw: DrawPair
+    feed: Feed
     tokenizer: PreTrainedTokenizerBase
     image_size: int
     max_tokens: int
@@ -75,11 +86,16 @@ class PairSource:
 
     def example(self, position: int) -> PairExample:
         """The pair at a position."""
-        pair = self.draw(position)
-        if position // self.batch_size < self.augment_steps:
+        is_augmented = position // self.batch_size < self.augment_steps
+        crop = self.augmentation.min_crop_area if is_augmented else 1.0
+        drawn = self.feed.read(position, least_side=math.ceil(self.image_size / crop**0.5))
+        pair = pair_of(drawn.document)
+        if is_augmented:
             generator = generator_at(seed=self.seed, index=position, stream="pairs/augment")
             pair = replace(pair, image=augment(pair.image, generator, config=self.augmentation))
-        return self.encode(pair)
+        example = self.encode(pair)
+        is_cut = len(example.ids) == self.max_tokens
+        return replace(example, supply=drawn.supply(is_cut=is_cut))
 
     def encode(self, pair: Pair) -> PairExample:
         """A pair as tensors, its image fitted to the encoder's size."""
@@ -104,17 +120,21 @@ class PairSource:
         )
 
 
-def generated_pairs(*, seed: int, family_size: int, digit_share: float) -> DrawPair:
+def generated_pairs(
+    *, seed: int, family_size: int, digit_share: float
+) -> Callable[[int], Document]:
     """Training pairs: families of neighbouring scenes, some families being digits."""
 
-    def draw(index: int) -> Pair:
+    def draw(index: int) -> Document:
         member = member_at(seed=seed, index=index, family_size=family_size, stream="pairs")
         key = f"pair/train/{seed}/{index}"
         if member.family.random() < digit_share:
             image, word = draw_digit(member.own, split="train")
-            return Pair(key=key, image=image, text=digit_caption(word))
+            text = digit_caption(word)
+            return Document(key=key, parts=(image, text), caption=text)
         scene = scene_of(member)
-        return Pair(key=key, image=render(scene, member.own), text=full_caption(scene))
+        image, text = render(scene, member.own), full_caption(scene)
+        return Document(key=key, parts=(image, text), caption=text)
 
     return draw
 
@@ -129,25 +149,25 @@ def generated_groups(*, seed: int, captions: int, groups: int) -> dict[str, list
     return {**tables, "digits": _digit_groups()}
 
 
-def folder_pairs(folder: Path, *, split: CorpusSplit, seed: int) -> DrawPair:
-    """The user's pairs; every epoch in an order of its own."""
-    corpus = open_corpus("pairs", path=folder, split=split, seed=seed)
+def pair_of(document: Document) -> Pair:
+    """A captioned image as a pair.
 
-    def draw(index: int) -> Pair:
-        document = corpus(index)
-        image, text = document.parts
-        if isinstance(image, str) or not isinstance(text, str):
-            raise ValueError(f"{document.key} is not an image followed by its text")
-        return Pair(key=document.key, image=image, text=text)
+    Raises:
+        UserError: the document is something else.
+    """
+    images = [part for part in document.parts if not isinstance(part, str | Recording)]
+    if document.caption is None or len(images) != 1:
+        raise UserError(
+            f"{document.key} is no captioned image; the contrastive stage takes image-text pairs"
+        )
+    return Pair(key=document.key, image=images[0], text=document.caption)
 
-    return draw
 
-
-def folder_groups(folder: Path, *, seed: int, captions: int, groups: int) -> dict[str, list[Group]]:
+def held_out_groups(feed: Feed, *, captions: int, groups: int) -> dict[str, list[Group]]:
     """The user's held-out pairs in groups of distinct captions; few pairs make one small group."""
-    draw = folder_pairs(folder, split="validation", seed=seed)
     chosen: list[dict[str, Pair]] = [{}]
-    for pair in _first_epoch(draw, at_most=captions * groups):
+    for number in range(min(feed.orders[0].num_samples, captions * groups)):
+        pair = pair_of(feed.read(number).document)
         if len(chosen[-1]) == captions:
             chosen.append({})
         chosen[-1].setdefault(pair.text, pair)
@@ -175,13 +195,3 @@ def _digit_groups() -> list[Group]:
         pair = Pair(key=f"digit/{digit.index}", image=digit.image, text=text)
         kinds.setdefault(text, []).append(pair)
     return [list(group) for group in zip(*kinds.values(), strict=False)]
-
-
-def _first_epoch(draw: DrawPair, *, at_most: int) -> Iterator[Pair]:
-    seen: set[str] = set()
-    for index in range(at_most):
-        pair = draw(index)
-        if pair.key in seen:
-            return
-        seen.add(pair.key)
-        yield pair

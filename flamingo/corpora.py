@@ -1,16 +1,18 @@
 """Where training documents come from: generated scenes and digits, or the user's own files.
 
-A corpus is a function from an index, without end, to a document. The splits are disjoint: generated
-scenes hold out combinations of attributes, of the user's records the last ones are held out.
+The splits are disjoint: generated scenes hold out combinations of attributes, of the user's
+documents the last ones are held out.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from common.data.document import Document, Pair
+from common.data.corpus import Corpus, MadeCorpus, Split, part_of
+from common.data.document import Document, text_and_images
 from common.data.embedded.documents import (
     caption_document,
     digit_document,
@@ -19,13 +21,16 @@ from common.data.embedded.documents import (
 )
 from common.data.embedded.episodes import episode_document
 from common.data.embedded.tokenizer import embedded_texts, train_tokenizer
-from common.data.epochs import CorpusSplit, records_of, shuffled
-from common.data.folder import InterleavedRecord, PairRecord, read_interleaved, read_pairs
+from common.data.feed import Feed
+from common.data.mixture import Mixture
+from common.data.own_data import OWN_KINDS, open_own
+from common.data.sampler import Order, OrderKind
+from common.data.shards.corpus import open_shards
 from common.errors import UserError
 from flamingo.processing import Part
 
-Kind = Literal["episodes", "scenes", "scene_pairs", "interleaved", "pairs"]
-Corpus = Callable[[int], Document]
+Generated = Literal["episodes", "scenes", "scene_pairs"]
+Kind = Generated | Literal["interleaved", "image_pairs"]
 
 EMBEDDED_VOCAB_SIZE = 1024
 
@@ -37,21 +42,53 @@ GENERATED: dict[str, tuple[Callable[..., Document], ...]] = {
 }
 
 
-def open_corpus(kind: Kind, *, path: Path | None, split: CorpusSplit, seed: int) -> Corpus:
-    """The documents of one kind; generated kinds take no path, the others need one."""
-    if kind in GENERATED:
-        if path is not None:
-            raise UserError(f"{kind} are generated and take no path; remove {path}")
-        return _generated(GENERATED[kind], split=split, seed=seed)
-    if path is None:
-        wanted = "a jsonl file" if kind == "interleaved" else "a folder of images"
-        raise UserError(f"a source of kind {kind} needs a path: {wanted}")
-    records: Sequence[InterleavedRecord | PairRecord] = (
-        read_interleaved(path) if kind == "interleaved" else read_pairs(path)
+def open_feed(
+    kind: Kind,
+    *,
+    path: Path | None,
+    split: Split,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Feed:
+    """The documents of one kind, without end; generated ones keep their order."""
+    corpus = open_corpus(kind, path=path, split=split, seed=seed, tokenizer=tokenizer)
+    order: OrderKind = "stored" if kind in GENERATED else "shuffled"
+    return Feed(
+        corpora=[corpus],
+        orders=[Order(corpus.shard_sizes, seed=seed, visits=order)],
+        mixture=Mixture([1.0], seed=seed),
+        seed=seed,
     )
-    chosen = records_of(records, path=path, split=split)
-    place = shuffled(len(chosen), seed=seed)
-    return lambda index: _as_document(chosen[place(index)].load())
+
+
+def open_corpus(
+    kind: Kind,
+    *,
+    path: Path | None,
+    split: Split,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Corpus:
+    """The documents of one kind. Generated ones may have been stored as shards at a path."""
+    if kind == "interleaved" or kind == "image_pairs":  # noqa: PLR1714 -- narrows the type
+        if path is None:
+            raise UserError(f"a source of kind {kind} needs a path: {OWN_KINDS[kind]}")
+        return part_of(open_own(kind, path, tokenizer=tokenizer), split, name=str(path))
+    if path is not None and split == "train":
+        return open_shards(path, tokenizer=tokenizer)
+    return MadeCorpus(
+        kind,
+        partial(generated, kind, split, seed),
+        digest=f"{kind}/{split}/{seed}",
+        tokenizer=tokenizer,
+    )
+
+
+def generated(kind: Generated, split: Split, seed: int, index: int) -> Document:
+    """One generated document."""
+    draws = GENERATED[kind]
+    held_out = "train" if split == "train" else "unseen_scenes"
+    return draws[index % len(draws)](seed, index, held_out)
 
 
 def embedded_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
@@ -61,25 +98,13 @@ def embedded_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
 
 def as_prompt(document: Document) -> tuple[tuple[Part, ...], str]:
     """A document up to the start of its last text, and that text."""
-    *parts, last = document.parts
+    parts: Sequence[Part] = text_and_images(document)
+    last = parts[-1]
     if not isinstance(last, str):
-        return tuple(document.parts), ""
+        return tuple(parts), ""
+    parts = parts[:-1]
     marker = next((mark for mark in ("Short answer:", "Output:") if mark in last), None)
     if marker is None:
         return tuple(parts), last
     prompt, answer = last.split(marker, maxsplit=1)
     return (*parts, prompt + marker), answer
-
-
-def _generated(
-    kinds: Sequence[Callable[..., Document]], *, split: CorpusSplit, seed: int
-) -> Corpus:
-    held_out = "train" if split == "train" else "unseen_scenes"
-    return lambda index: kinds[index % len(kinds)](seed, index, held_out)
-
-
-def _as_document(record: Document | Pair) -> Document:
-    """A pair in the paper's form: `<image>caption<|endofchunk|>`."""
-    if isinstance(record, Document):
-        return record
-    return Document(key=record.key, parts=(record.image, record.text))

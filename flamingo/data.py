@@ -5,8 +5,9 @@ target when it is bound to an image and is no `<image>` itself: text before the 
 nothing about images and stays unlabelled, `<|endofchunk|>` is learnt.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.data.document import Document, Image
-from common.data.images import AugmentConfig, augment, resize_and_centre_crop
+from common.data.augmentation import AugmentConfig, augment
+from common.data.document import Document, Extent, Image, text_and_images
+from common.data.feed import Feed, Supply, merged
+from common.data.images import resize_and_centre_crop
+from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
 from common.objectives.language import IGNORED
 from flamingo.media import check_image_counts, next_item, previous_item
@@ -32,6 +36,8 @@ class FlamingoExample:
     items: Int[Tensor, " s"]
     documents: Int[Tensor, " s"]
     images: UInt8[Tensor, "m c y x"]
+    is_cut: bool = False  # it lost its end
+    supply: Supply = field(default_factory=Supply)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +74,26 @@ class DocumentEncoder:
     max_tokens: int
     max_images: int
 
-    def encode(self, document: Document, *, bind_next: bool) -> FlamingoExample:
-        """One document; text is bound to the image before it, or after it with `bind_next`."""
-        ids = torch.tensor(self.processor.encode_document(document.parts, closed=True))
-        images = [part for part in document.parts if not isinstance(part, str)]
-        is_image = ids == self.processor.image_token_id
+    def size(self, extent: Extent) -> Size:
+        """What a document will take in a row, at most."""
+        bos = int(self.processor.tokenizer.bos_token_id is not None)
+        images, chunks = extent.num_images, max(1, extent.num_images)
+        tokens = bos + extent.tokens + images + chunks
+        return Size(tokens=min(tokens, self.max_tokens), images=min(images, self.max_images))
+
+    def encode(
+        self, document: Document, *, bind_next: bool, max_tokens: int | None = None
+    ) -> FlamingoExample:
+        """One document; text is bound to the image before it, or after it with `bind_next`.
+
+        It is cut to `max_tokens`, if given, and at most to the encoder's own.
+        """
+        parts = text_and_images(document)
+        whole = torch.tensor(self.processor.encode_document(parts, closed=True))
+        images = [part for part in parts if not isinstance(part, str)]
+        is_image = whole == self.processor.image_token_id
         check_image_counts(is_image.sum()[None], torch.tensor([len(images)]), [document.key])
-        ids = ids[: self._tokens_that_fit(is_image)]
+        ids = whole[: self._tokens_that_fit(is_image, max_tokens or self.max_tokens)]
         is_image = is_image[: len(ids)]
         one_document = torch.zeros_like(ids)
         bind = next_item if bind_next else previous_item
@@ -88,14 +107,15 @@ class DocumentEncoder:
             items=items,
             documents=one_document,
             images=self._stack(images[: int(is_image.sum())]),
+            is_cut=len(ids) < len(whole),
         )
 
-    def _tokens_that_fit(self, is_image: Tensor) -> int:
+    def _tokens_that_fit(self, is_image: Tensor, max_tokens: int) -> int:
         """At most `max_tokens` tokens and `max_images` images; the rest of a document is cut."""
         places = is_image.nonzero()[:, 0]
         if len(places) > self.max_images:
-            return min(self.max_tokens, int(places[self.max_images]))
-        return self.max_tokens
+            return min(max_tokens, int(places[self.max_images]))
+        return max_tokens
 
     def _stack(self, images: Sequence[Image]) -> UInt8[Tensor, "m c y x"]:
         size = self.image_size
@@ -107,39 +127,64 @@ class DocumentEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSource:
-    """Training data with random access; everything is a function of the position."""
+    """Training data with random access: rows packed with as many documents as fit."""
 
-    draw: Callable[[int], Document]  # document at an index, without end
+    feed: Feed
     encoder: DocumentEncoder
-    batch_size: int
+    batch_size: int  # rows
     weight: float
-    documents_per_row: int
     next_image_probability: float  # the paper's p_next, drawn per document
     augment_steps: int  # updates during which images are augmented
     augmentation: AugmentConfig
     seed: int
 
-    def example(self, position: int) -> FlamingoExample:
-        """The row at a position: its documents, packed one after another."""
-        first = position * self.documents_per_row
-        return join([self._document(first + i, position) for i in range(self.documents_per_row)])
+    @property
+    def digest(self) -> str:
+        """Of the documents and their order."""
+        return self.feed.digest
+
+    def pack(self, update: int, state: PackState) -> tuple[list[PackedRow], PackState]:
+        """The documents of every row of an update."""
+        room = Room(tokens=self.encoder.max_tokens, images=self.encoder.max_images)
+        rows, state = pack(self._size, state, num_rows=self.batch_size, room=room)
+        return [PackedRow(update, numbers) for numbers in rows], state
+
+    def example(self, row: PackedRow) -> FlamingoExample:
+        """A row's documents, one after another."""
+        sizes = [self._size(number) for number in row.numbers]
+        examples, spare = [], self.encoder.max_tokens - sum(size.tokens for size in sizes)
+        for number, size in zip(row.numbers, sizes, strict=True):
+            # What stands in for a bad sample may be longer; it may take what the row has to spare.
+            example = self._encoded(number, row.update, max_tokens=size.tokens + spare)
+            spare += size.tokens - len(example.ids)
+            examples.append(example)
+        return join(examples)
 
     def collate(self, examples: Sequence[FlamingoExample]) -> FlamingoBatch:
-        """Rows of one batch."""
-        return collate(examples, padding_id=self.encoder.processor.tokenizer.pad_token_id)
+        """Rows of one batch, all of the same length."""
+        padding_id = self.encoder.processor.tokenizer.pad_token_id
+        return collate(examples, padding_id=padding_id, width=self.encoder.max_tokens)
 
-    def _document(self, index: int, position: int) -> FlamingoExample:
-        generator = generator_at(seed=self.seed, index=index, stream="flamingo/document")
-        document = self.draw(index)
+    def _size(self, number: int) -> Size:
+        return self.encoder.size(self.feed.extent(number))
+
+    def _encoded(self, number: int, update: int, *, max_tokens: int) -> FlamingoExample:
+        """The document at a number, in its place."""
+        is_augmented = update < self.augment_steps
+        crop = self.augmentation.min_crop_area if is_augmented else 1.0
+        drawn = self.feed.read(number, least_side=math.ceil(self.encoder.image_size / crop**0.5))
+        generator = generator_at(seed=self.seed, index=number, stream="flamingo/document")
         bind_next = bool(generator.random() < self.next_image_probability)
-        if position < self.augment_steps * self.batch_size:
+        document = drawn.document
+        if is_augmented:
             document = self._augmented(document, generator)
-        return self.encoder.encode(document, bind_next=bind_next)
+        example = self.encoder.encode(document, bind_next=bind_next, max_tokens=max_tokens)
+        return replace(example, supply=drawn.supply(is_cut=example.is_cut))
 
     def _augmented(self, document: Document, generator: np.random.Generator) -> Document:
         parts = (
             part if isinstance(part, str) else augment(part, generator, config=self.augmentation)
-            for part in document.parts
+            for part in text_and_images(document)
         )
         return replace(document, parts=tuple(parts))
 
@@ -157,15 +202,20 @@ def join(examples: Sequence[FlamingoExample]) -> FlamingoExample:
         items=torch.cat(items),
         documents=torch.cat([torch.full_like(e.ids, i) for i, e in enumerate(examples)]),
         images=torch.cat([example.images for example in examples]),
+        supply=merged(example.supply for example in examples),
     )
 
 
-def collate(examples: Sequence[FlamingoExample], *, padding_id: int) -> FlamingoBatch:
-    """Pads rows to the longest and image lists to the longest list."""
+def collate(
+    examples: Sequence[FlamingoExample], *, padding_id: int, width: int | None = None
+) -> FlamingoBatch:
+    """Pads rows to a width, or to the longest, and image lists to the longest list."""
+    width = width or max(len(example.ids) for example in examples)
 
     def padded(name: str, value: int) -> Tensor:
-        rows = [getattr(example, name) for example in examples]
-        return pad_sequence(rows, batch_first=True, padding_value=value)
+        first, *rest = (getattr(example, name) for example in examples)
+        first = torch.nn.functional.pad(first, (0, width - len(first)), value=value)
+        return pad_sequence([first, *rest], batch_first=True, padding_value=value)
 
     most_documents = max(int(example.documents.max()) for example in examples) + 1
     return FlamingoBatch(

@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from common.data.corpus import Split
 from common.data.document import Document
 from common.data.embedded.prose import paragraphs
-from common.data.epochs import CorpusSplit
 from common.data.randomness import generator_at
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
 from common.training.task import Computed, ParameterGroup
-from flamingo.corpora import Kind, embedded_tokenizer, open_corpus
+from flamingo.corpora import Generated, embedded_tokenizer, generated
 from flamingo.language_model import build_language_model
 from flamingo.presets import PRESETS
 
@@ -195,7 +195,7 @@ class LanguageTask:
         """The byte-level tokenizer of the generated corpora."""
         return embedded_tokenizer(PRESETS[self.config.model]().text_config.vocab_size)
 
-    def _source(self, split: CorpusSplit) -> TextSource:
+    def _source(self, split: Split) -> TextSource:
         return TextSource(
             text_at=_mixed_text(
                 split, prose_share=self.config.prose_share, seed=self.config.data_seed
@@ -206,19 +206,16 @@ class LanguageTask:
         )
 
 
-def _mixed_text(
-    split: CorpusSplit, *, prose_share: float, seed: int
-) -> Callable[[int], tuple[str, str]]:
+def _mixed_text(split: Split, *, prose_share: float, seed: int) -> Callable[[int], tuple[str, str]]:
     prose = paragraphs("train" if split == "train" else "held_out")
-    kinds: tuple[Kind, ...] = ("episodes", "episodes", "scenes", "scene_pairs")
-    corpora = [open_corpus(kind, path=None, split=split, seed=seed) for kind in kinds]
+    kinds: tuple[Generated, ...] = ("episodes", "episodes", "scenes", "scene_pairs")
 
     def text_at(index: int) -> tuple[str, str]:
         generator = generator_at(seed=seed, index=index, stream="flamingo/text")
         if generator.random() < prose_share:
             place = int(generator.integers(len(prose)))
             return f"prose/{split}/{place}", prose[place]
-        document = corpora[int(generator.integers(len(corpora)))](index)
+        document = generated(kinds[int(generator.integers(len(kinds)))], split, seed, index)
         return f"text of {document.key}", words_of(document)
 
     return text_at

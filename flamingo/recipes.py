@@ -13,7 +13,12 @@ from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, Sc
 from common.training.task import Task
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
 from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
-from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask, tiny_contrastive
+from flamingo.vision_pretraining import (
+    ContrastiveConfig,
+    ContrastiveTask,
+    PairsConfig,
+    tiny_contrastive,
+)
 
 FlamingoRun = RunConfig[FlamingoTaskConfig]
 
@@ -30,18 +35,13 @@ def flamingo_tiny() -> FlamingoRun:
             language_model=Path("runs/flamingo_tiny_language/model"),
             vision_encoder=Path("runs/flamingo_tiny_vision/model"),
             frozen_precision="fp32",
-            max_tokens=256,
+            max_tokens=128,
+            max_images=32,
             augment_steps=100,
             sources=(
-                SourceConfig(name="episodes", kind="episodes", batch_size=32, weight=1.0),
-                SourceConfig(name="documents", kind="scenes", batch_size=4, weight=0.2),
-                SourceConfig(
-                    name="pairs",
-                    kind="scene_pairs",
-                    batch_size=2,
-                    weight=0.2,
-                    documents_per_row=4,
-                ),
+                SourceConfig(name="episodes", kind="episodes", batch_size=8, weight=1.0),
+                SourceConfig(name="documents", kind="scenes", batch_size=2, weight=0.2),
+                SourceConfig(name="pairs", kind="scene_pairs", batch_size=2, weight=0.2),
             ),
         ),
         optimizer=OptimizerConfig(peak_learning_rate=3e-3),
@@ -87,7 +87,7 @@ def flamingo_80b_vision() -> RunConfig[ContrastiveConfig]:
             max_tokens=64,
             weight_decay=0.1,
             image_size=288,
-            pairs=Path("data/align"),
+            pairs=(PairsConfig(path=Path("data/align")), PairsConfig(path=Path("data/ltip"))),
         ),
         optimizer=OptimizerConfig(peak_learning_rate=1e-3),
         schedule=ScheduleConfig(warmup_steps=5_000),
@@ -129,6 +129,7 @@ def flamingo_80b() -> FlamingoRun:
         task=FlamingoTaskConfig(
             model="flamingo_80b",
             image_size=224,
+            max_images=32,
             recompute=True,
             augment_steps=50_000,
             sources=_web_sources(documents=1024, pairs=1024),
@@ -194,16 +195,16 @@ def _web_sources(*, documents: int, pairs: int) -> tuple[SourceConfig, ...]:
         SourceConfig(
             name="interleaved",
             kind="interleaved",
-            path=Path("data/m3w.jsonl"),
+            path=Path("data/m3w"),
             batch_size=documents,
             weight=1.0,
             next_image_probability=0.5,
         ),
         SourceConfig(
-            name="align", kind="pairs", path=Path("data/align"), batch_size=pairs, weight=0.2
+            name="align", kind="image_pairs", path=Path("data/align"), batch_size=pairs, weight=0.2
         ),
         SourceConfig(
-            name="ltip", kind="pairs", path=Path("data/ltip"), batch_size=pairs, weight=0.2
+            name="ltip", kind="image_pairs", path=Path("data/ltip"), batch_size=pairs, weight=0.2
         ),
     )
 

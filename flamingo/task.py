@@ -21,8 +21,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from common.data.epochs import CorpusSplit
-from common.data.images import AugmentConfig
+from common.data.augmentation import AugmentConfig
+from common.data.corpus import Split
+from common.data.packing import PackState
 from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
@@ -50,16 +51,15 @@ class SourceConfig:
 
     # Name in metrics and tables.
     name: str
-    # The first three are generated; interleaved (jsonl) and pairs (folder) need a path.
+    # The first three are generated; interleaved and image_pairs need a path.
     kind: corpora.Kind
-    # The user's jsonl file or folder.
+    # Folder of shards or of pairs, or a .jsonl file of documents. Of generated kinds the shards
+    # that `prepare_data.py embedded` wrote, or None to generate them on the way.
     path: Path | None = None
     # Rows of one update, over all ranks.
     batch_size: int
     # Factor of its loss in the update.
     weight: float
-    # Documents packed into one row; they do not see one another.
-    documents_per_row: int = 1
     # Share of documents whose text is bound to the next image (the paper's p_next).
     next_image_probability: float = 0.0
 
@@ -69,9 +69,8 @@ class SourceConfig:
                 f"source {self.name}: next_image_probability must lie in 0..1, "
                 f"not {self.next_image_probability}"
             )
-        for name in ("batch_size", "documents_per_row"):
-            if getattr(self, name) < 1:
-                raise UserError(f"source {self.name}: {name} must be at least 1")
+        if self.batch_size < 1:
+            raise UserError(f"source {self.name}: batch_size must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +87,9 @@ class FlamingoTaskConfig:
     vision_encoder: Path | None = None
     # Precision in which the frozen parts are kept.
     frozen_precision: Literal["fp32", "bf16"] = "bf16"
-    # Longest row in tokens; the rest of a document is cut.
+    # Tokens of a row, packed with documents that do not see one another; a longer one is cut.
     max_tokens: int = 2048
-    # Most images of a document.
+    # Most images of a row; a document with more is cut.
     max_images: int = 8
     # Image side in pixels; None: the preset's.
     image_size: int | None = None
@@ -181,9 +180,10 @@ class FlamingoTask:
         sighted, blind, tokens = 0.0, 0.0, 0
         for config in self.config.sources:
             source = self._source(config, split="validation")
-            for start in range(0, VALIDATION_ROWS, VALIDATION_BATCH):
-                rows = [source.example(i) for i in range(start, start + VALIDATION_BATCH)]
-                batch = source.collate(rows).to(model.device)
+            rows, _ = source.pack(0, PackState())
+            for start in range(0, len(rows), VALIDATION_BATCH):
+                examples = [source.example(row) for row in rows[start : start + VALIDATION_BATCH]]
+                batch = source.collate(examples).to(model.device)
                 grey = replace(batch, pixel_values=torch.full_like(batch.pixel_values, GREY))
                 loss, count = next_token_loss(_logits(model, batch), batch.labels)
                 sighted, tokens = sighted + float(loss), tokens + int(count)
@@ -197,7 +197,8 @@ class FlamingoTask:
     def samples(self, model: FlamingoForConditionalGeneration) -> list[str]:
         """Completions of held-out documents, with the prompt's last words before them."""
         source = self._source(self.config.sources[0], split="validation")
-        prompts = [corpora.as_prompt(source.draw(i)) for i in range(NUM_SAMPLES)]
+        documents = [source.feed.read(number).document for number in range(NUM_SAMPLES)]
+        prompts = [corpora.as_prompt(document) for document in documents]
         texts = complete(model, self.processor, [p for p, _ in prompts], max_new_tokens=24)
         return [
             f"{prompt[-1] if isinstance(prompt[-1], str) else ''} -> {text} (data: {truth.strip()})"
@@ -274,11 +275,15 @@ class FlamingoTask:
             return corpora.embedded_tokenizer(vocab_size)
         return load_local(AutoTokenizer, self.config.language_model)
 
-    def _source(self, config: SourceConfig, *, split: CorpusSplit) -> DocumentSource:
+    def _source(self, config: SourceConfig, *, split: Split) -> DocumentSource:
         training = split == "train"
         return DocumentSource(
-            draw=corpora.open_corpus(
-                config.kind, path=config.path, split=split, seed=self.config.data_seed
+            feed=corpora.open_feed(
+                config.kind,
+                path=config.path,
+                split=split,
+                seed=self.config.data_seed,
+                tokenizer=self.processor.tokenizer,
             ),
             encoder=DocumentEncoder(
                 processor=self.processor,
@@ -286,9 +291,8 @@ class FlamingoTask:
                 max_tokens=self.config.max_tokens,
                 max_images=self.config.max_images,
             ),
-            batch_size=config.batch_size,
+            batch_size=config.batch_size if training else VALIDATION_ROWS,
             weight=config.weight,
-            documents_per_row=config.documents_per_row if training else 1,
             next_image_probability=config.next_image_probability if training else 0.0,
             augment_steps=self.config.augment_steps if training else 0,
             augmentation=self.config.augmentation,

@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from common.data.images import AugmentConfig
+from common.data.augmentation import AugmentConfig
+from common.data.corpus import Corpus, MadeCorpus, Split
+from common.data.feed import Feed
+from common.data.mixture import Mixture
+from common.data.sampler import Order, OrderKind
 from common.encoders.text import TextEncoder
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
@@ -27,16 +31,14 @@ from common.evaluation.retrieval import recalls
 from common.objectives.contrastive import Contrast, clamped_scale, info_nce
 from common.training.task import Computed, Gather, Pairs, ParameterGroup
 from flamingo.caption_pairs import (
-    DrawPair,
     Group,
     PairBatch,
     PairSource,
-    folder_groups,
-    folder_pairs,
     generated_groups,
     generated_pairs,
+    held_out_groups,
 )
-from flamingo.corpora import EMBEDDED_VOCAB_SIZE, embedded_tokenizer
+from flamingo.corpora import EMBEDDED_VOCAB_SIZE, embedded_tokenizer, open_corpus
 from flamingo.presets import PRESETS
 
 INITIAL_SCALE = 1 / 0.07  # of the logits, as in CLIP
@@ -44,6 +46,16 @@ VALIDATION_CAPTIONS = 64  # distinct captions that compete for an image
 VALIDATION_GROUPS = 4
 RECALL_AT = (1, 5)
 SAMPLE_IMAGES = 3  # per kind of held-out data
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """One data set of image-caption pairs."""
+
+    # Folder of shards, or of images and their captions.
+    path: Path
+    # Pairs of this data set in proportion to those of the others.
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +80,8 @@ class ContrastiveConfig:
     weight_decay: float
     # Image side in pixels; None: the preset's.
     image_size: int | None = None
-    # Folder of image-caption pairs; None: generated scenes and digits.
-    pairs: Path | None = None
+    # Data sets of image-caption pairs, mixed by weight; none: generated scenes and digits.
+    pairs: tuple[PairsConfig, ...] = ()
     # Folder of a tokenizer; None: the small byte-level one of the generated data.
     tokenizer: Path | None = None
     # Initial gain of an NFNet's residual branches: 0 as published; 1 lets a short run use them.
@@ -237,7 +249,7 @@ class ContrastiveTask:
     @cached_property
     def _source(self) -> PairSource:
         return PairSource(
-            draw=self._draw(),
+            feed=self._feed("train"),
             tokenizer=self.tokenizer,
             image_size=self._image_size,
             max_tokens=self.config.max_tokens,
@@ -248,20 +260,35 @@ class ContrastiveTask:
             seed=self.config.data_seed,
         )
 
-    def _draw(self) -> DrawPair:
-        seed = self.config.data_seed
-        if self.config.pairs is not None:
-            return folder_pairs(self.config.pairs, split="train", seed=seed)
-        return generated_pairs(
-            seed=seed, family_size=self.config.family_size, digit_share=self.config.digit_share
+    def _feed(self, split: Split) -> Feed:
+        """The user's pairs, or generated ones to train on."""
+        seed, config = self.config.data_seed, self.config
+        corpora: list[Corpus] = [
+            open_corpus(
+                "image_pairs", path=pairs.path, split=split, seed=seed, tokenizer=self.tokenizer
+            )
+            for pairs in config.pairs
+        ]
+        if not corpora:
+            make = generated_pairs(
+                seed=seed, family_size=config.family_size, digit_share=config.digit_share
+            )
+            digest = f"{seed}/{config.family_size}/{config.digit_share}"
+            corpora = [MadeCorpus("pairs", make, digest=digest, tokenizer=self.tokenizer)]
+        kind: OrderKind = "shuffled" if config.pairs else "stored"
+        return Feed(
+            corpora=corpora,
+            orders=[Order(corpus.shard_sizes, seed=seed, visits=kind) for corpus in corpora],
+            mixture=Mixture([pairs.weight for pairs in config.pairs] or [1.0], seed=seed),
+            seed=seed,
         )
 
     @cached_property
     def _held_out(self) -> Mapping[str, Sequence[Group]]:
-        seed, captions, groups = self.config.data_seed, VALIDATION_CAPTIONS, VALIDATION_GROUPS
-        if self.config.pairs is None:
-            return generated_groups(seed=seed, captions=captions, groups=groups)
-        return folder_groups(self.config.pairs, seed=seed, captions=captions, groups=groups)
+        captions, groups = VALIDATION_CAPTIONS, VALIDATION_GROUPS
+        if not self.config.pairs:
+            return generated_groups(seed=self.config.data_seed, captions=captions, groups=groups)
+        return held_out_groups(self._feed("validation"), captions=captions, groups=groups)
 
     @property
     def _image_size(self) -> int:

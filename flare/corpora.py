@@ -1,26 +1,26 @@
 """Where FLARE's documents come from: generated scenes, sounds, digits, speech and English, or the
 user's own pairs and text.
 
-A corpus is a function from an index, without end, to a document. Splits are disjoint: generated
-scenes and sounds hold out combinations of attributes, digits and voices are divided, and of the
-user's records the last ones are held out.
+Splits are disjoint: generated scenes and sounds hold out combinations of attributes, digits and
+voices are divided, and of the user's documents the last ones are held out.
 """
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from common.data import epochs
-from common.data.document import MixedDocument
+from common.data.corpus import ENDLESS, Corpus, MadeCorpus, part_of
+from common.data.document import Document
 from common.data.embedded import mixed_documents, speech
 from common.data.embedded.digits import DIGIT_WORDS
 from common.data.embedded.families import PLACE_FIRST_ODDS, member_at, scene_of, sound_of
 from common.data.embedded.mixed_documents import MixedSplit, scene_document, sound_document
-from common.data.embedded.prose import paragraphs
+from common.data.embedded.prose import ProseSplit, paragraphs
 from common.data.embedded.sound_captions import SOUND_PLURALS
 from common.data.embedded.sounds import SOUND_ATTRIBUTES
 from common.data.embedded.speech import spoken_caption
@@ -30,18 +30,18 @@ from common.data.embedded.tokenizer import (
     embedded_texts,
     train_tokenizer,
 )
-from common.data.epochs import records_of, shuffled
-from common.data.folder import AudioRecord, PairRecord, read_audio_pairs, read_pairs
-from common.data.texts import read_texts
+from common.data.feed import Feed
+from common.data.mixture import Mixture
+from common.data.own_data import OWN_KINDS, OwnKind, open_own
+from common.data.sampler import Order
+from common.data.shards.corpus import open_shards
 from common.errors import UserError
 from flare.processing import CONTROL_TOKENS
 
 Generated = Literal["scenes", "sounds", "digits", "speech", "mixed", "prose"]
-ByPath = Literal["image_pairs", "audio_pairs", "text"]
-Kind = Generated | ByPath
+Kind = Generated | OwnKind
 # The user's own data have no unseen pairs: for them it is another name of validation.
 CorpusSplit = Literal["train", "validation", "unseen_pairs"]
-Corpus = Callable[[int], MixedDocument]
 
 EMBEDDED_VOCAB_SIZE = 1024
 SPLITS: dict[CorpusSplit, MixedSplit] = {
@@ -50,7 +50,7 @@ SPLITS: dict[CorpusSplit, MixedSplit] = {
     "unseen_pairs": "unseen_pairs",
 }
 # Documents of these kinds take turns.
-GENERATED: dict[str, tuple[Callable[[int, int, MixedSplit], MixedDocument], ...]] = {
+GENERATED: dict[str, tuple[Callable[[int, int, MixedSplit], Document], ...]] = {
     "scenes": (mixed_documents.image_caption,),
     "sounds": (mixed_documents.sound_caption,),
     "digits": (mixed_documents.digit_caption,),
@@ -61,33 +61,96 @@ GENERATED: dict[str, tuple[Callable[[int, int, MixedSplit], MixedDocument], ...]
         mixed_documents.sound_question,
     ),
 }
-PATHS = {
-    "image_pairs": "a folder of images and their captions",
-    "audio_pairs": "a folder of recordings and their captions",
-    "text": "a .txt or .jsonl file",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One kind of documents in the mixture."""
+
+    # Generated: scenes, sounds, digits, speech, mixed, prose. By path: image_pairs, audio_pairs,
+    # interleaved, text.
+    kind: Kind
+    # Documents of this kind in proportion to those of the others.
+    weight: float
+    # Folder of shards or of pairs, or a file of text or documents. Of generated kinds the shards
+    # that `prepare_data.py embedded` wrote, or None to generate them on the way.
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise UserError(f"weight of {self.kind} must be positive, not {self.weight}; leave out")
+
+
+def open_feed(
+    sources: Sequence[SourceConfig],
+    *,
+    split: CorpusSplit,
+    seed: int,
+    family_size: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Feed:
+    """All sources mixed by weight."""
+    corpora = [
+        open_corpus(
+            source.kind,
+            path=source.path,
+            split=split,
+            seed=seed,
+            family_size=family_size,
+            tokenizer=tokenizer,
+        )
+        for source in sources
+    ]
+    # Generated documents come at random already, and neighbours shall stay side by side.
+    orders = [
+        Order(
+            corpus.shard_sizes,
+            seed=seed,
+            visits="stored" if source.kind in GENERATED else "shuffled",
+        )
+        for corpus, source in zip(corpora, sources, strict=True)
+    ]
+    mixture = Mixture([source.weight for source in sources], seed=seed)
+    return Feed(corpora=corpora, orders=orders, mixture=mixture, seed=seed)
 
 
 def open_corpus(
-    kind: Kind, *, path: Path | None, split: CorpusSplit, seed: int, family_size: int
+    kind: Kind,
+    *,
+    path: Path | None,
+    split: CorpusSplit,
+    seed: int,
+    family_size: int,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Corpus:
-    """The documents of one kind; generated kinds take no path, the others need one.
+    """The documents of one kind. Generated ones may have been stored as shards at a path.
 
     Of the training scenes and sounds `family_size` in a row are neighbours: they differ from the
     first of them in one attribute.
     """
-    if kind in PATHS:
+    if kind in OWN_KINDS:
         if path is None:
-            raise UserError(f"a source of kind {kind} needs a path: {PATHS[kind]}")
-        return _own(kind, path, split="train" if split == "train" else "validation", seed=seed)
-    if path is not None:
-        raise UserError(f"{kind} are generated and take no path; remove {path}")
+            raise UserError(f"a source of kind {kind} needs a path: {OWN_KINDS[kind]}")
+        whole = open_own(kind, path, tokenizer=tokenizer)
+        return part_of(whole, "train" if split == "train" else "validation", name=str(path))
+    if path is not None and split == "train":
+        return open_shards(path, tokenizer=tokenizer)
+    size = len(paragraphs(_prose_split(split))) if kind == "prose" else ENDLESS
+    make = draw_of(kind, split=split, seed=seed, family_size=family_size)
+    digest = f"{kind}/{split}/{seed}/{family_size}"
+    return MadeCorpus(kind, make, size=size, digest=digest, tokenizer=tokenizer)
+
+
+def draw_of(
+    kind: Kind, *, split: CorpusSplit, seed: int, family_size: int
+) -> Callable[[int], Document]:
+    """Index -> generated document; of prose there are so many, of the rest there is no end."""
+    if kind == "prose":
+        return partial(_paragraph, paragraphs(_prose_split(split)), split)
     if kind == "speech" and not speech.is_available():
         raise UserError("speech needs the program espeak-ng; install it or leave speech out")
-    if kind == "prose":
-        return _prose(split, seed=seed)
     if kind in ("scenes", "sounds") and split == "train":
-        return _family(kind, seed=seed, family_size=family_size)
+        return partial(_member, kind, seed, family_size)
     draws = GENERATED[kind]
     return lambda index: draws[index % len(draws)](seed, index, SPLITS[split])
 
@@ -109,57 +172,22 @@ def _trained_tokenizer() -> PreTrainedTokenizerBase:
     )
 
 
-def _family(kind: Kind, *, seed: int, family_size: int) -> Corpus:
-    """Scenes or sounds in families of neighbours, each with its full caption."""
-
-    def draw(index: int) -> MixedDocument:
-        member = member_at(seed=seed, index=index, family_size=family_size, stream=f"flare/{kind}")
-        key = f"{kind}/train/{seed}/{index}"
-        if kind == "scenes":
-            scene = scene_of(member, odds=PLACE_FIRST_ODDS)
-            return scene_document(scene, member.own, key=key)
-        return sound_document(sound_of(member), member.own, key=key)
-
-    return draw
+def _member(kind: Kind, seed: int, family_size: int, index: int) -> Document:
+    """A scene or sound of a family of neighbours, with its full caption."""
+    member = member_at(seed=seed, index=index, family_size=family_size, stream=f"flare/{kind}")
+    key = f"{kind}/train/{seed}/{index}"
+    if kind == "scenes":
+        scene = scene_of(member, odds=PLACE_FIRST_ODDS)
+        return scene_document(scene, member.own, key=key)
+    return sound_document(sound_of(member), member.own, key=key)
 
 
-def _prose(split: CorpusSplit, *, seed: int) -> Corpus:
-    texts = paragraphs("train" if split == "train" else "held_out")
-    place = shuffled(len(texts), seed=seed)
-
-    def draw(index: int) -> MixedDocument:
-        number = place(index)
-        return MixedDocument(key=f"prose/{split}/{number}", parts=(texts[number],))
-
-    return draw
+def _prose_split(split: CorpusSplit) -> ProseSplit:
+    return "train" if split == "train" else "held_out"
 
 
-def _own(kind: Kind, path: Path, *, split: epochs.CorpusSplit, seed: int) -> Corpus:
-    """The user's records in an order that every epoch has of its own."""
-    loaders: Sequence[Callable[[], MixedDocument]]
-    if kind == "text":
-        loaders = [partial(_text_document, *record) for record in read_texts(path)]
-    elif kind == "image_pairs":
-        loaders = [partial(_image_document, record) for record in read_pairs(path)]
-    else:
-        loaders = [partial(_audio_document, record) for record in read_audio_pairs(path)]
-    chosen = records_of(loaders, path=path, split=split)
-    place = shuffled(len(chosen), seed=seed)
-    return lambda index: chosen[place(index)]()
-
-
-def _text_document(key: str, text: str) -> MixedDocument:
-    return MixedDocument(key=key, parts=(text,))
-
-
-def _image_document(record: PairRecord) -> MixedDocument:
-    pair = record.load()
-    return MixedDocument(key=pair.key, parts=(pair.image, pair.text), caption=pair.text)
-
-
-def _audio_document(record: AudioRecord) -> MixedDocument:
-    pair = record.load()
-    return MixedDocument(key=pair.key, parts=(pair.recording, pair.text), caption=pair.text)
+def _paragraph(texts: Sequence[str], split: CorpusSplit, index: int) -> Document:
+    return Document(key=f"prose/{split}/{index}", parts=(texts[index],))
 
 
 def _mixed_texts() -> list[str]:

@@ -7,19 +7,18 @@ on the CPU, so that a step on a device never waits for the host.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from common.data.document import MixedDocument, Recording
-from common.data.images import AugmentConfig, augment
+from common.data.augmentation import AugmentConfig, augment
+from common.data.document import Document, Recording
+from common.data.feed import Feed, merged
+from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
 from common.errors import UserError
 from common.objectives.language import IGNORED
@@ -31,11 +30,10 @@ from flare.encoding import (
     FlareExample,
     added_by,
 )
-from flare.masking import Form, MaskingConfig
+from flare.masking import MaskingConfig
 from flare.processing import MIN_SAMPLES
 
 MASKED_TERM, CAUSAL_TERM = "language/masked", "language/causal"
-FINEST_SHARE = 1000  # weights are fractions of at most this denominator
 PAIR_TERMS = (IMAGE_TEXT, AUDIO_TEXT)
 
 
@@ -109,91 +107,83 @@ class FlareBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedCorpus:
-    """Documents of one kind, and how many of them in proportion to the other kinds."""
-
-    name: str
-    draw: Callable[[int], MixedDocument]  # document at an index, without end
-    weight: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class MixtureSource:
-    """Training data with random access; everything is a function of the position.
+    """Training data with random access: rows packed with as many documents as fit."""
 
-    Corpora keep their weights exactly: weights of 3, 0.5 and 0.5 give 6, 1 and 1 documents of
-    every 8, in a drawn order.
-    """
-
-    corpora: Sequence[WeightedCorpus]
+    feed: Feed
     encoder: DocumentEncoder
     masking: MaskingConfig
     batch_size: int  # rows
     weight: float
     max_tokens: int  # of a row
-    documents_per_row: int
     steps: int  # updates of the run
     augment_steps: int  # updates during which images are augmented
     augmentation: AugmentConfig
     seed: int
 
     def __post_init__(self) -> None:
-        if not self.corpora:
-            raise UserError("a mixture of no corpora; give at least one")
-        least = self.encoder.least_tokens
-        if self.max_tokens // self.documents_per_row < least:
+        if self.max_tokens < self.encoder.least_tokens:
             raise UserError(
-                f"rows of {self.max_tokens} tokens have no room for {self.documents_per_row} "
-                f"images or clips; use max_tokens={least * self.documents_per_row} or more, or "
-                "fewer documents per row"
+                f"rows of {self.max_tokens} tokens have no room for an image or a clip and a word; "
+                f"use max_tokens={self.encoder.least_tokens} or more"
             )
 
-    def example(self, position: int) -> FlareExample:
-        """The row at a position: its documents, packed one after another."""
-        first, update = position * self.documents_per_row, position // self.batch_size
-        numbers = range(first, first + self.documents_per_row)
-        drawn = [self._drawn(number, update) for number in numbers]
-        limit = fair_limit([len(d.ids) + added_by(d.form) for d in drawn], self.max_tokens)
-        rate = self.masking.mask_rate(update / self.steps)
-        return join(
-            [
-                self.encoder.encode(
-                    d.document, d.ids, d.generator, form=d.form, mask_rate=rate, max_tokens=limit
-                )
-                for d in drawn
-            ]
-        )
+    @property
+    def digest(self) -> str:
+        """Of the documents and their order."""
+        return self.feed.digest
+
+    def pack(self, update: int, state: PackState) -> tuple[list[PackedRow], PackState]:
+        """The documents of every row of an update."""
+        room = Room(tokens=self.max_tokens)
+        rows, state = pack(self._size, state, num_rows=self.batch_size, room=room)
+        return [PackedRow(update, numbers) for numbers in rows], state
+
+    def example(self, row: PackedRow) -> FlareExample:
+        """A row's documents, one after another."""
+        sizes = [self._size(number).tokens for number in row.numbers]
+        examples, spare = [], self.max_tokens - sum(sizes)
+        for number, size in zip(row.numbers, sizes, strict=True):
+            # What stands in for a bad sample may be longer; it may take what the row has to spare.
+            example = self._encoded(number, row.update, max_tokens=size + spare)
+            spare += size - len(example.ids)
+            examples.append(example)
+        return join(examples)
 
     def collate(self, examples: Sequence[FlareExample]) -> FlareBatch:
-        """Rows of one batch."""
-        return collate(examples, padding_id=self.encoder.processor.tokenizer.pad_token_id)
+        """Rows of one batch, all of the same length."""
+        padding_id = self.encoder.processor.tokenizer.pad_token_id
+        return collate(examples, padding_id=padding_id, width=self.max_tokens)
 
-    def place(self, number: int) -> tuple[WeightedCorpus, int]:
-        """Corpus of the document with a number, and the document's index in that corpus."""
-        turn, slot = divmod(number, len(self._slots))
-        generator = generator_at(seed=self.seed, index=turn, stream="flare/mixture")
-        order = self._slots[generator.permutation(len(self._slots))]
-        chosen = int(order[slot])
-        before = turn * int((self._slots == chosen).sum()) + int((order[:slot] == chosen).sum())
-        return self.corpora[chosen], before
+    def _size(self, number: int) -> Size:
+        extent = self.feed.extent(number)
+        tokens = self.encoder.length(extent) + added_by(self.masking.objective)
+        return Size(
+            tokens=min(tokens, self.max_tokens), images=extent.num_images, clips=extent.num_clips
+        )
 
-    @cached_property
-    def _slots(self) -> Int[np.ndarray, " n"]:
-        """The corpora's numbers, each as often as its share of one turn."""
-        shares = whole_shares([corpus.weight for corpus in self.corpora])
-        return np.repeat(np.arange(len(shares)), shares)
-
-    def _drawn(self, number: int, update: int) -> "_Drawn":
-        document = self._document(number, update)
+    def _encoded(self, number: int, update: int, *, max_tokens: int) -> FlareExample:
+        """The document at a number, in its place."""
+        is_augmented = update < self.augment_steps
+        crop = self.augmentation.min_crop_area if is_augmented else 1.0
+        least_side = math.ceil(self.encoder.image_size / crop**0.5)
+        drawn = self.feed.read(number, least_side=least_side)
+        document = self._augmented(drawn.document, number) if is_augmented else drawn.document
         generator = generator_at(seed=self.seed, index=number, stream="flare/form")
         form = self.masking.draw_form(update / self.steps, generator)
-        return _Drawn(document, self.encoder.tokens(document), form, generator)
+        ids = self.encoder.tokens(document)
+        example = self.encoder.encode(
+            document,
+            ids,
+            generator,
+            form=form,
+            mask_rate=self.masking.mask_rate(update / self.steps),
+            max_tokens=max_tokens,
+        )
+        is_cut = len(ids) + added_by(form) > max_tokens
+        return replace(example, supply=drawn.supply(is_cut=is_cut))
 
-    def _document(self, number: int, update: int) -> MixedDocument:
-        corpus, index = self.place(number)
-        document = corpus.draw(index)
-        if update >= self.augment_steps:
-            return document
+    def _augmented(self, document: Document, number: int) -> Document:
         generator = generator_at(seed=self.seed, index=number, stream="flare/augment")
         parts = (
             part
@@ -202,42 +192,6 @@ class MixtureSource:
             for part in document.parts
         )
         return replace(document, parts=tuple(parts))
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A document before it is cut."""
-
-    document: MixedDocument
-    ids: Int[np.ndarray, " s"]
-    form: Form
-    generator: np.random.Generator
-
-
-def whole_shares(weights: Sequence[float]) -> list[int]:
-    """The smallest whole numbers in proportion to the weights: 3 0.5 0.5 -> 6 1 1."""
-    if min(weights) <= 0:
-        raise UserError(f"weights {list(weights)} must be positive; leave out what is not wanted")
-    shares = [Fraction(weight).limit_denominator(FINEST_SHARE) for weight in weights]
-    if min(shares) == 0:
-        raise UserError(f"weights {list(weights)} are finer than 1/{FINEST_SHARE}; use larger ones")
-    whole = math.lcm(*(share.denominator for share in shares))
-    numbers = [int(share * whole) for share in shares]
-    return [number // math.gcd(*numbers) for number in numbers]
-
-
-def fair_limit(lengths: Sequence[int], total: int) -> int:
-    """The limit that makes documents fit into a row, the short ones whole.
-
-    Lengths 10 40 90 in a row of 100 -> 50: 10 + 40 + 50.
-    """
-    left = total
-    for place, length in enumerate(sorted(lengths)):
-        share = left // (len(lengths) - place)
-        if length > share:
-            return share
-        left -= length
-    return total
 
 
 def join(examples: Sequence[FlareExample]) -> FlareExample:
@@ -256,25 +210,30 @@ def join(examples: Sequence[FlareExample]) -> FlareExample:
         images=torch.cat([example.images for example in examples]),
         clips=tuple(clip for example in examples for clip in example.clips),
         captions=tuple(captions),
+        supply=merged(example.supply for example in examples),
     )
 
 
-def collate(examples: Sequence[FlareExample], *, padding_id: int) -> FlareBatch:
-    """Rows padded to the longest, followed by the rows of their captions."""
+def collate(
+    examples: Sequence[FlareExample], *, padding_id: int, width: int | None = None
+) -> FlareBatch:
+    """Rows padded to a width, or to the longest, followed by the rows of their captions."""
     whole = join(examples)  # media and captions of the batch, numbered through
     lengths = [len(caption.ids) for caption in whole.captions]
-    width = max(*(len(example.ids) for example in examples), *lengths, 0)
+    width = width or max(*(len(example.ids) for example in examples), *lengths, 0)
     places = _first_fit(lengths, width=width)
     rows = [*examples, *_caption_rows(whole.captions, [row for row, _ in places])]
-    labels = _padded([row.labels for row in rows], IGNORED)
-    bidirectional = _padded([row.bidirectional for row in rows], False)
+    labels = _padded([row.labels for row in rows], IGNORED, width)
+    bidirectional = _padded([row.bidirectional for row in rows], False, width)
     clips = whole.clips or (torch.zeros(MIN_SAMPLES),)
     last = [(len(examples) + row) * width + end - 1 for row, end in places]
     return FlareBatch(
         keys=[example.key for example in examples],
-        input_ids=_padded([row.ids for row in rows], padding_id),
+        input_ids=_padded([row.ids for row in rows], padding_id, width),
         document_ids=_padded(
-            [row.documents for row in rows], max(int(row.documents.max()) for row in rows) + 1
+            [row.documents for row in rows],
+            max(int(row.documents.max()) for row in rows) + 1,
+            width,
         ),
         bidirectional=bidirectional,
         num_caption_rows=len(rows) - len(examples),
@@ -324,8 +283,10 @@ def _caption_rows(captions: Sequence[Caption], rows: Sequence[int]) -> list[Flar
     return [join(row) for row in packed]
 
 
-def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
-    return pad_sequence(list(rows), batch_first=True, padding_value=value)
+def _padded(rows: Sequence[Tensor], value: int, width: int) -> Tensor:
+    first, *rest = rows
+    first = torch.nn.functional.pad(first, (0, width - len(first)), value=value)
+    return pad_sequence([first, *rest], batch_first=True, padding_value=value)
 
 
 def _targets(labels: Int[Tensor, "b s"], chosen: Bool[Tensor, "b s"]) -> Targets:

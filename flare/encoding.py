@@ -6,7 +6,7 @@ control token is ever predicted or hidden.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
 from common.data.captions import caption_id
-from common.data.document import Image, MixedDocument, Recording
+from common.data.document import Document, Extent, Image, Recording
+from common.data.feed import Supply
 from common.data.images import resize_and_centre_crop
 from common.errors import UserError
 from common.objectives.language import IGNORED
@@ -47,6 +48,7 @@ class FlareExample:
     images: UInt8[Tensor, "m c y x"]
     clips: tuple[Tensor, ...]
     captions: tuple[Caption, ...]
+    supply: Supply = field(default_factory=Supply)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +70,18 @@ class DocumentEncoder:
         """With fewer, a document of one image or clip and a word would lose it, in some form."""
         return 2 + max(self.processor.image_queries, self.processor.audio_queries) + 2 * MOST_SPANS
 
-    def tokens(self, document: MixedDocument) -> Int[np.ndarray, " s"]:
+    def length(self, extent: Extent) -> int:
+        """Tokens of a whole document, without reading it."""
+        media = extent.num_images * self.processor.image_queries
+        return 2 + extent.tokens + media + extent.num_clips * self.processor.audio_queries
+
+    def tokens(self, document: Document) -> Int[np.ndarray, " s"]:
         """The whole document's ids."""
         return np.array(self.processor.encode_document(document.parts))
 
     def encode(
         self,
-        document: MixedDocument,
+        document: Document,
         ids: Int[np.ndarray, " s"],
         generator: np.random.Generator,
         *,
@@ -155,7 +162,7 @@ class DocumentEncoder:
         return ids, np.where(is_target, ids, IGNORED)
 
     def _media(
-        self, document: MixedDocument, ids: Int[np.ndarray, " s"]
+        self, document: Document, ids: Int[np.ndarray, " s"]
     ) -> tuple[list[Image], list[Recording]]:
         """The images and clips whose slots are left."""
         media = [part for part in document.parts if not isinstance(part, str)]
@@ -183,14 +190,12 @@ class DocumentEncoder:
         return int((ids == token_id).sum())
 
 
-def added_by(form: Form) -> int:
-    """Tokens that a form may add to a document."""
+def added_by(form: str) -> int:
+    """Tokens that a form, or the objective of that name, may add to a document."""
     return 2 * MOST_SPANS if form == "cm3" else 0
 
 
-def _caption_of(
-    document: MixedDocument, *, num_images: int, num_clips: int
-) -> list[tuple[str, str]]:
+def _caption_of(document: Document, *, num_images: int, num_clips: int) -> list[tuple[str, str]]:
     """Term and caption, unless there is none or its medium was cut off."""
     if document.caption is None:
         return []

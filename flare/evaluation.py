@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.data.document import Image, MixedDocument, Recording
+from common.data.document import Document, Image, Recording
+from common.data.feed import Feed
 from common.evaluation.intervals import wilson_interval
 from common.evaluation.retrieval import recalls
 from common.training.task import Computed, Pairs
-from flare.corpora import Corpus
 from flare.data import FlareBatch
 
 RECALL_AT = (1, 5)
@@ -26,15 +26,14 @@ NameT = TypeVar("NameT", bound=str)
 Forms = Mapping[str, Mapping[str, str]]
 
 
-def distinct_groups(
-    corpus: Corpus, *, size: int, num: int, least: int
-) -> list[list[MixedDocument]]:
-    """Groups of documents whose captions all differ; fewer or smaller where the corpus ends.
+def distinct_groups(feed: Feed, *, size: int, num: int, least: int) -> list[list[Document]]:
+    """Groups of documents whose captions all differ; fewer or smaller where there are too few.
 
     A group of fewer than `least` is left out.
     """
-    groups: list[dict[str, MixedDocument]] = [{}]
-    for document in map(corpus, range(size * num * MOST_DRAWS)):
+    groups: list[dict[str, Document]] = [{}]
+    for number in range(size * num * MOST_DRAWS):
+        document = feed.read(number).document
         if len(groups[-1]) == size:
             if len(groups) == num:
                 break
@@ -45,8 +44,8 @@ def distinct_groups(
 
 
 def retrieval_figures(
-    vectors: Callable[[Sequence[MixedDocument]], Pairs],
-    groups: Sequence[Sequence[MixedDocument]],
+    vectors: Callable[[Sequence[Document]], Pairs],
+    groups: Sequence[Sequence[Document]],
     *,
     medium: str,
 ) -> dict[str, float]:
@@ -163,7 +162,7 @@ def word_forms(
     }
 
 
-def media_of(document: MixedDocument) -> Image | Recording:
+def media_of(document: Document) -> Image | Recording:
     """The first medium of a document."""
     return next(part for part in document.parts if not isinstance(part, str))
 

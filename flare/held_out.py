@@ -5,20 +5,21 @@ its end: generated ones by combinations that training never shows, the user's by
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from common.data.document import MixedDocument
+from common.data.document import Document
 from common.data.embedded.captions import PLURALS
 from common.data.embedded.digits import DIGIT_WORDS
 from common.data.embedded.scenes import ATTRIBUTES
 from common.data.embedded.sound_captions import SOUND_PLURALS
 from common.data.embedded.sounds import SOUND_ATTRIBUTES
+from common.data.feed import Feed
 from common.data.prompts import OUTPUT_PROMPT
 from common.evaluation.perplexity import perplexity
 from common.training.task import Computed, Pairs
-from flare.corpora import Corpus, CorpusSplit, Kind, open_corpus
+from flare.corpora import GENERATED, CorpusSplit, Kind, SourceConfig, open_feed
 from flare.data import FlareBatch
 from flare.evaluation import (
     CaptionScore,
@@ -50,7 +51,7 @@ class HeldOutPairs:
 
     name: str  # e.g. unseen_scenes
     medium: str  # image or audio
-    corpus: Corpus
+    feed: Feed
     prompt: tuple[str, ...]  # what stands between a medium and its caption
     has_attributes: bool  # generated captions name attributes; a user's are shown only
     group_size: int  # captions that compete for a medium
@@ -73,19 +74,24 @@ HELD_OUT: dict[Kind, tuple[tuple[str, str, CorpusSplit], ...]] = {
 }
 
 
-def held_out_pairs(kind: Kind, *, path: Path | None, seed: int) -> list[HeldOutPairs]:
+def held_out_pairs(
+    source: SourceConfig, *, seed: int, tokenizer: PreTrainedTokenizerBase
+) -> list[HeldOutPairs]:
     """The held-out pairs of one kind of training documents; none for kinds without captions."""
-    return [
-        HeldOutPairs(
-            name=name,
-            medium=medium,
-            corpus=open_corpus(kind, path=path, split=split, seed=seed, family_size=1),
-            prompt=() if path else (OUTPUT_PROMPT,),
-            has_attributes=kind in ("scenes", "sounds"),
-            group_size=len(DIGIT_WORDS) if kind in ("digits", "speech") else 64,
+    found = []
+    for name, medium, split in HELD_OUT.get(source.kind, ()):
+        feed = open_feed([source], split=split, seed=seed, family_size=1, tokenizer=tokenizer)
+        found.append(
+            HeldOutPairs(
+                name=name,
+                medium=medium,
+                feed=feed,
+                prompt=(OUTPUT_PROMPT,) if source.kind in GENERATED else (),
+                has_attributes=source.kind in ("scenes", "sounds"),
+                group_size=len(DIGIT_WORDS) if source.kind in ("digits", "speech") else 64,
+            )
         )
-        for name, medium, split in HELD_OUT.get(kind, ())
-    ]
+    return found
 
 
 class HeldOut:
@@ -100,7 +106,7 @@ class HeldOut:
         *,
         pairs: Sequence[HeldOutPairs],
         batches: Callable[[], Sequence[FlareBatch]],
-        vectors: Callable[[FlareForConditionalGeneration, str, Sequence[MixedDocument]], Pairs],
+        vectors: Callable[[FlareForConditionalGeneration, str, Sequence[Document]], Pairs],
         compute: Callable[[FlareForConditionalGeneration, FlareBatch], Computed],
     ) -> None:
         self.pairs, self.batches = pairs, batches
@@ -119,7 +125,7 @@ class HeldOut:
         """Recall among distinct captions, per kind of held-out pairs that has two of them."""
         tables = {}
         for pairs in self.pairs:
-            chosen = distinct_groups(pairs.corpus, size=pairs.group_size, num=groups, least=2)
+            chosen = distinct_groups(pairs.feed, size=pairs.group_size, num=groups, least=2)
             vectors = partial(self.vectors, model, pairs.medium)
             if chosen:
                 tables[pairs.name] = retrieval_figures(vectors, chosen, medium=pairs.medium)
@@ -159,7 +165,7 @@ class HeldOut:
 class WrittenCaption:
     """What the model wrote about a document's medium."""
 
-    document: MixedDocument
+    document: Document
     text: str
 
     @property
@@ -177,7 +183,7 @@ def write_captions(
     num: int,
 ) -> list[WrittenCaption]:
     """Greedy captions of the first `num` media; nothing else tells what it shows."""
-    (documents,) = distinct_groups(pairs.corpus, size=num, num=1, least=1)
+    (documents,) = distinct_groups(pairs.feed, size=num, num=1, least=1)
     texts: list[str] = []
     for start in range(0, len(documents), GENERATION_BATCH):
         prompts = [

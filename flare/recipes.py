@@ -7,9 +7,10 @@ from typing import Any
 
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
+from flare.corpora import SourceConfig
 from flare.masking import MaskingConfig
 from flare.task import FlareTask
-from flare.task_config import FlareTaskConfig, ObjectiveWeights, SourceConfig
+from flare.task_config import FlareTaskConfig, ObjectiveWeights
 
 FlareRun = RunConfig[FlareTaskConfig]
 
@@ -24,7 +25,6 @@ def flare_tiny() -> FlareRun:
             model="flare_tiny",
             batch_size=32,
             max_tokens=96,
-            documents_per_row=4,
             max_seconds=1.0,
             sources=(
                 SourceConfig(kind="scenes", weight=3.5),
@@ -61,12 +61,11 @@ def flare_13b() -> FlareRun:
             model="flare_13b",
             batch_size=2048,
             max_tokens=2048,
-            documents_per_row=16,
             max_seconds=30.0,
             sources=(
                 SourceConfig(kind="image_pairs", weight=0.4, path=Path("data/image_pairs")),
                 SourceConfig(kind="audio_pairs", weight=0.2, path=Path("data/audio_pairs")),
-                SourceConfig(kind="text", weight=0.4, path=Path("data/text.jsonl")),
+                SourceConfig(kind="text", weight=0.4, path=Path("data/text")),
             ),
             tokenizer=Path("data/tokenizer"),
             vision_encoder=Path("weights/vit_huge_patch14_clip_224.laion2b.safetensors"),

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from common.data.document import SAMPLE_RATE_HZ, MixedDocument
-from common.data.epochs import CorpusSplit
+from common.data.document import SAMPLE_RATE_HZ, Document
+from common.data.packing import PackState
 from common.errors import UserError
 from common.objectives.contrastive import (
     Contrast,
@@ -33,15 +33,15 @@ from common.objectives.language import linear_next_token_loss
 from common.objectives.weighting import Weighting, build_weighting
 from common.training.task import Computed, Gather, Pairs, ParameterGroup
 from flare.config import FlareConfig
-from flare.corpora import embedded_tokenizer, open_corpus
-from flare.data import FlareBatch, MixtureSource, WeightedCorpus
+from flare.corpora import CorpusSplit, embedded_tokenizer, open_feed
+from flare.data import FlareBatch, MixtureSource, collate
 from flare.encoding import AUDIO_TEXT, IMAGE_TEXT, DocumentEncoder
 from flare.held_out import HeldOut, held_out_pairs
 from flare.media import Encoded
 from flare.model import FlareForConditionalGeneration
 from flare.presets import PRESETS
 from flare.processing import FlareProcessor
-from flare.task_config import FlareTaskConfig, SourceConfig
+from flare.task_config import FlareTaskConfig
 
 VALIDATION_ROWS = 64
 VALIDATION_BATCH = 16
@@ -230,7 +230,9 @@ class FlareTask:
         pairs = [
             pairs
             for source in self.config.sources
-            for pairs in held_out_pairs(source.kind, path=source.path, seed=self.config.data_seed)
+            for pairs in held_out_pairs(
+                source, seed=self.config.data_seed, tokenizer=self.processor.tokenizer
+            )
         ]
         return HeldOut(
             pairs=pairs,
@@ -240,7 +242,7 @@ class FlareTask:
         )
 
     def _vectors(
-        self, model: FlareForConditionalGeneration, medium: str, documents: Sequence[MixedDocument]
+        self, model: FlareForConditionalGeneration, medium: str, documents: Sequence[Document]
     ) -> Pairs:
         """Vectors of captioned documents of one medium, in their order."""
         encoder, unused = self._source.encoder, np.random.default_rng(0)
@@ -255,14 +257,16 @@ class FlareTask:
             )
             for document in documents
         ]
-        batch = self._source.collate(examples).to(model.device)
+        padding_id = self.processor.tokenizer.pad_token_id
+        batch = collate(examples, padding_id=padding_id).to(model.device)
         return self.pairs(model, "mixture", batch)[f"{medium}_text"]
 
     def _validation_batches(self) -> list[FlareBatch]:
         source = self._mixture(split="validation")
-        rows = [source.example(position) for position in range(VALIDATION_ROWS)]
-        starts = range(0, VALIDATION_ROWS, VALIDATION_BATCH)
-        return [source.collate(rows[start : start + VALIDATION_BATCH]) for start in starts]
+        rows, _ = source.pack(0, PackState())
+        examples = [source.example(row) for row in rows]
+        starts = range(0, len(examples), VALIDATION_BATCH)
+        return [source.collate(examples[start : start + VALIDATION_BATCH]) for start in starts]
 
     @cached_property
     def _source(self) -> MixtureSource:
@@ -271,32 +275,27 @@ class FlareTask:
     def _mixture(self, *, split: CorpusSplit) -> MixtureSource:
         config, training = self.config, split == "train"
         return MixtureSource(
-            corpora=[self._corpus(source, split=split) for source in config.sources],
+            feed=open_feed(
+                config.sources,
+                split=split,
+                seed=config.data_seed,
+                family_size=config.family_size if training else 1,
+                tokenizer=self.processor.tokenizer,
+            ),
             encoder=DocumentEncoder(
                 processor=self.processor,
                 image_size=self.model_config.vision_config.image_size,
                 max_samples=round(config.max_seconds * SAMPLE_RATE_HZ),
             ),
             masking=config.masking,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size if training else VALIDATION_ROWS,
             weight=1.0,
             max_tokens=config.max_tokens,
-            documents_per_row=config.documents_per_row,
             steps=self.steps,
             augment_steps=config.augment_steps if training else 0,
             augmentation=config.augmentation,
             seed=config.data_seed,
         )
-
-    def _corpus(self, source: SourceConfig, *, split: CorpusSplit) -> WeightedCorpus:
-        draw = open_corpus(
-            source.kind,
-            path=source.path,
-            split=split,
-            seed=self.config.data_seed,
-            family_size=self.config.family_size if split == "train" else 1,
-        )
-        return WeightedCorpus(name=source.kind, draw=draw, weight=source.weight)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         folder = self.config.tokenizer

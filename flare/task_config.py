@@ -4,31 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common.data.images import AugmentConfig
+from common.data.augmentation import AugmentConfig
 from common.errors import UserError
 from common.objectives.weighting import Kind as WeightingKind
-from flare.corpora import Kind
+from flare.corpora import SourceConfig
 from flare.masking import MaskingConfig
 from flare.presets import PRESETS
 
 Part = Literal["vision_encoder", "vision_projector", "audio_encoder", "audio_projector", "decoder"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """One kind of documents in the mixture."""
-
-    # Generated: scenes, sounds, digits, speech, mixed, prose. By path: image_pairs, audio_pairs,
-    # text.
-    kind: Kind
-    # Documents of this kind in proportion to those of the others.
-    weight: float
-    # Folder of pairs or file of text; None for generated kinds.
-    path: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise UserError(f"weight of {self.kind} must be positive, not {self.weight}; leave out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +33,6 @@ class FlareTaskConfig:
     batch_size: int
     # Tokens of a row, the soft tokens of images and recordings included.
     max_tokens: int
-    # Documents packed into a row.
-    documents_per_row: int
     # Longest recording; the rest is cut.
     max_seconds: float
     # What the documents are drawn from.

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from types import FrameType
 
+from common.data.feed import Supply
+from common.data.packing import PackState
 from common.training.loader import MicroBatch
 from common.training.runtime import Runtime
 from common.training.update import Updater
@@ -118,8 +120,9 @@ def trace_flamingo() -> BatchPath:
     run = replace(run, task=config)
     task = FlamingoTask(config)
     source = task.sources()["episodes"]
-    batch = source.collate([source.example(position) for position in range(4)])
-    part = MicroBatch(source="episodes", weight=source.weight, batch=batch)
+    rows, _ = source.pack(0, PackState())
+    batch = source.collate([source.example(row) for row in rows[:4]])
+    part = MicroBatch(source="episodes", weight=source.weight, batch=batch, supply=Supply())
     with tempfile.TemporaryDirectory() as folder:
         updater = Updater(run, task, Runtime(run, Path(folder)))
         return batch_path(lambda: updater.update([part], number=1), batch)

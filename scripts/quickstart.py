@@ -9,7 +9,6 @@ everything into one folder. The same command again continues where it stopped.
 
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 import flamingo  # noqa: F401 - makes Flamingo known to the Auto classes
-from common.data.document import Image
+from common.data.document import text_and_images
 from common.data.embedded.episodes import draw_episode
 from common.errors import UserError
 from common.evaluation.few_shot import FewShotConfig, FewShotEvaluation, evaluate_few_shot
@@ -149,7 +148,7 @@ def report(options: Options, runs: dict[str, RunConfig[Any]], *, started: float)
 def draw_attention(model: Any, processor: Any, path: Path) -> None:
     """The attention picture of one held-out episode."""
     episode = draw_episode(7, 3, "unseen_scenes", num_shots=3)
-    parts: Sequence[str | Image] = episode.document().parts
+    parts = text_and_images(episode.document())
     seen = attention_map(model, processor, list(parts))
     side = round(seen.patches.shape[1] ** 0.5)
     words = [token.replace("Ġ", " ").strip() for token in seen.tokens]

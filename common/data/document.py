@@ -8,7 +8,9 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-Image: TypeAlias = UInt8[np.ndarray, "y x c"]
+from common.errors import UserError
+
+Image: TypeAlias = UInt8[np.ndarray, "_ _ c"]  # a document's images may differ in size
 SAMPLE_RATE_HZ = 16_000  # of every recording
 
 
@@ -19,26 +21,19 @@ class Recording:
     samples: Float32[np.ndarray, " t"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """What a document will take in a row, known without reading it."""
+
+    tokens: int  # of all its texts, each tokenised alone, without control tokens
+    num_texts: int
+    num_images: int
+    num_clips: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Document:
-    """Text and images in reading order; text speaks of the image before it."""
-
-    key: str
-    parts: tuple[str | Image, ...]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
-    """One image and the text that describes it."""
-
-    key: str
-    image: Image
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MixedDocument:
-    """Text, images and recordings in reading order.
+    """Text, images and recordings in reading order; text speaks of the medium before it.
 
     `caption` describes the document's only medium, to be contrasted with it; None: no contrast.
     """
@@ -46,3 +41,15 @@ class MixedDocument:
     key: str
     parts: tuple[str | Image | Recording, ...]
     caption: str | None = None
+
+
+def text_and_images(document: Document) -> tuple[str | Image, ...]:
+    """The parts of a document for a model that does not hear.
+
+    Raises:
+        UserError: it has a recording.
+    """
+    seen = tuple(part for part in document.parts if not isinstance(part, Recording))
+    if len(seen) < len(document.parts):
+        raise UserError(f"{document.key} has a recording, but only text and images can be read")
+    return seen

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.audio import read_audio
-from common.data.document import Document, Pair, Recording
+from common.data.document import Document
 from common.data.images import read_image
 from common.errors import UserError
 
@@ -25,19 +25,16 @@ class PairRecord:
     key: str
     image: Path
     text: str
+    num_images = 1
+    num_clips = 0
 
-    def load(self) -> Pair:
+    @property
+    def texts(self) -> list[str]:
+        return [self.text]
+
+    def load(self) -> Document:
         """Decode the image."""
-        return Pair(key=self.key, image=read_image(self.image), text=self.text)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AudioPair:
-    """One recording and the text that describes it."""
-
-    key: str
-    recording: Recording
-    text: str
+        return Document(key=self.key, parts=(read_image(self.image), self.text), caption=self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +44,16 @@ class AudioRecord:
     key: str
     audio: Path
     text: str
+    num_images = 0
+    num_clips = 1
 
-    def load(self) -> AudioPair:
+    @property
+    def texts(self) -> list[str]:
+        return [self.text]
+
+    def load(self) -> Document:
         """Decode the sound."""
-        return AudioPair(key=self.key, recording=read_audio(self.audio), text=self.text)
+        return Document(key=self.key, parts=(read_audio(self.audio), self.text), caption=self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,15 @@ class InterleavedRecord:
 
     key: str
     parts: tuple[str | Path, ...]
+    num_clips = 0
+
+    @property
+    def texts(self) -> list[str]:
+        return [part for part in self.parts if isinstance(part, str)]
+
+    @property
+    def num_images(self) -> int:
+        return len(self.parts) - len(self.texts)
 
     def load(self) -> Document:
         """Decode the images."""

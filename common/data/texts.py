@@ -3,15 +3,35 @@ one object like {"text": "..."} a line. The whole file is held in memory."""
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.document import Document
 from common.errors import UserError
 
 EXAMPLE = '{"text": "A sentence."}'
 
 
-def read_texts(path: Path) -> list[tuple[str, str]]:
-    """Keys and texts, in the order of the file.
+@dataclass(frozen=True, kw_only=True)
+class TextRecord:
+    """One text; the key is its place in the file."""
+
+    key: str
+    text: str
+    num_images = 0
+    num_clips = 0
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.text]
+
+    def load(self) -> Document:
+        """A document of nothing else."""
+        return Document(key=self.key, parts=(self.text,))
+
+
+def read_texts(path: Path) -> list[TextRecord]:
+    """The texts, in the order of the file.
 
     Raises:
         UserError: the file is missing, empty or malformed; names the line and the remedy.
@@ -24,17 +44,17 @@ def read_texts(path: Path) -> list[tuple[str, str]]:
         raise UserError(f"{path} is not UTF-8 text; convert it to UTF-8") from error
     if path.suffix == ".txt":
         texts = [text.strip() for text in re.split(r"\n\s*\n", content) if text.strip()]
-        records = [(f"{path.name}:{number}", text) for number, text in enumerate(texts, start=1)]
+        numbered = list(enumerate(texts, start=1))
     else:
         lines = enumerate(content.split("\n"), start=1)
-        records = [
-            (f"{path.name}:{number}", _text_of(line, where=f"{path} line {number}"))
+        numbered = [
+            (number, _text_of(line, where=f"{path} line {number}"))
             for number, line in lines
             if line.strip()
         ]
-    if not records:
+    if not numbered:
         raise UserError(f"text file {path} is empty; write some text")
-    return records
+    return [TextRecord(key=f"{path.name}:{number}", text=text) for number, text in numbered]
 
 
 def _text_of(line: str, *, where: str) -> str:

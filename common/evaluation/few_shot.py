@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from common.data.document import Image
+from common.data.document import Image, text_and_images
 from common.data.embedded.episodes import (
     ANSWERS,
     Episode,
@@ -198,7 +198,7 @@ def _prompts(
 ) -> list[tuple[str | Image, ...]]:
     if control == "shots_removed":
         episodes = [replace(episode, shots=()) for episode in episodes]
-    prompts = [episode.prompt().parts for episode in episodes]
+    prompts = [text_and_images(episode.prompt()) for episode in episodes]
     if control == "images_shuffled":
         return _with_images_of_others(prompts, seed=seed)
     if control == "text_only":

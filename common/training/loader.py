@@ -1,8 +1,9 @@
-"""Batches of every update by random access: what update t reads is a pure function of t.
-
-Position p of a source belongs to update p // batch_size. Within an update, micro-batch i of rank r
-takes the next batch_size / (micro-batches x ranks) positions, ranks innermost. The only state is
-the number of updates done, so a run resumes at its exact sample, with any number of workers.
+"""Batches of every update by random access. An update has batch_size rows of every source; row i is
+position update * batch_size + i, or what a source that packs decides for the whole update at once.
+Micro-batch j of rank r takes the next batch_size / (micro-batches x ranks) rows, ranks innermost.
+The state is the number of updates done and the packing's; it is the state of what was handed out,
+not of what was fetched ahead, so a run resumes at its exact sample with any number of workers or
+ranks.
 """
 
 import multiprocessing
@@ -18,10 +19,13 @@ from typing import Any, Generic
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.data.feed import Supply, merged
+from common.data.packing import PackState
 from common.errors import UserError
-from common.training.task import Batch, BatchT, Example, Source
+from common.training.task import Batch, BatchT, Example, Packs, Source, Supplied
 
 Sources = Mapping[str, Source[Any, BatchT]]  # Examples concern nobody but their own source.
+States = Mapping[str, PackState]  # of the sources that pack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,15 @@ class MicroBatch(Generic[BatchT]):
     source: str
     weight: float
     batch: BatchT
+    supply: Supply  # what was read for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Generic[BatchT]):
+    """This rank's part of one update, and the state of the packing after it."""
+
+    parts: list[MicroBatch[BatchT]]
+    states: States
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,33 +54,45 @@ class Share:
     num_ranks: int
     num_micro_batches: int
 
-    def positions(self, update: int, micro_batch: int, *, batch_size: int) -> range:
-        """Update 3 of 8 examples, 2 micro-batches, 2 ranks: rank 1 reads 26 27, then 30 31."""
+    def rows(self, micro_batch: int, *, batch_size: int) -> slice:
+        """Of an update of 8 rows, 2 micro-batches and 2 ranks, rank 1 reads 2 3, then 6 7."""
         size = batch_size // (self.num_ranks * self.num_micro_batches)
-        first = update * batch_size + (micro_batch * self.num_ranks + self.rank) * size
-        return range(first, first + size)
+        first = (micro_batch * self.num_ranks + self.rank) * size
+        return slice(first, first + size)
 
 
 def read_updates(
-    sources: Sources[BatchT], *, first: int, last: int, share: Share, num_workers: int
-) -> Generator[list[MicroBatch[BatchT]]]:
-    """For every update first ... last - 1 (from 0) this rank's micro-batches of all sources.
+    sources: Sources[BatchT],
+    *,
+    first: int,
+    last: int,
+    share: Share,
+    num_workers: int,
+    states: States | None = None,
+) -> Generator[Update[BatchT]]:
+    """Updates first ... last - 1 (from 0): this rank's micro-batches of all sources.
 
-    Close it, also after an error: that ends the workers.
+    `states` are those after update first - 1. Close it, also after an error: that ends the workers.
     """
     check_batch_sizes(sources, share)
     done = multiprocessing.Event()
+    plans = {
+        name: _Plan(source, range(first, last), share, (states or {}).get(name, PackState()))
+        for name, source in sources.items()
+    }
     streams = {
-        name: iter(_loader(source, range(first, last), share, num_workers, done))
+        name: iter(_loader(source, plans[name], num_workers, done))
         for name, source in sources.items()
     }
     try:
-        for _ in range(first, last):
-            yield [
-                MicroBatch(source=name, weight=source.weight, batch=_unwrap(next(streams[name])))
+        for update in range(first, last):
+            parts = [
+                _micro_batch(name, source, next(streams[name]))
                 for _ in range(share.num_micro_batches)
                 for name, source in sources.items()
             ]
+            packing = [name for name, source in sources.items() if isinstance(source, Packs)]
+            yield Update(parts=parts, states={n: plans[n].states.pop(update) for n in packing})
     finally:
         done.set()
         streams.clear()  # Ends the workers, even while an error still holds this frame.
@@ -86,11 +111,11 @@ def check_batch_sizes(sources: Sources[BatchT], share: Share) -> None:
 
 
 def _loader(
-    source: Source[Any, BatchT], updates: range, share: Share, num_workers: int, done: Event
+    source: Source[Any, BatchT], plan: "_Plan", num_workers: int, done: Event
 ) -> DataLoader[Any]:
     return DataLoader(
         _Examples(source),
-        batch_sampler=_Positions(source.batch_size, updates, share),
+        batch_sampler=plan,
         collate_fn=partial(_collate, source),
         num_workers=num_workers,
         worker_init_fn=partial(_prepare_worker, done),
@@ -99,16 +124,31 @@ def _loader(
     )
 
 
-class _Positions(Sampler[list[int]]):
-    """The positions of each batch, in the order of updates and micro-batches."""
+class _Plan(Sampler[list[Any]]):
+    """What each batch is made of, in the order of updates and micro-batches.
 
-    def __init__(self, batch_size: int, updates: range, share: Share) -> None:
-        self.batch_size, self.updates, self.share = batch_size, updates, share
+    Fetched ahead of training; `states` has the packing after every update not yet handed out.
+    """
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __init__(
+        self, source: Source[Any, Any], updates: range, share: Share, state: PackState
+    ) -> None:
+        self.source, self.updates, self.share, self.state = source, updates, share, state
+        self.states: dict[int, PackState] = {}
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        batch_size = self.source.batch_size
         for update in self.updates:
+            rows = self._rows(update)
             for part in range(self.share.num_micro_batches):
-                yield list(self.share.positions(update, part, batch_size=self.batch_size))
+                yield list(rows[self.share.rows(part, batch_size=batch_size)])
+
+    def _rows(self, update: int) -> Sequence[Any]:
+        if not isinstance(self.source, Packs):
+            return range(update * self.source.batch_size, (update + 1) * self.source.batch_size)
+        rows, self.state = self.source.pack(update, self.state)
+        self.states[update] = self.state
+        return rows
 
 
 class _Examples(Dataset[Example | UserError]):
@@ -117,9 +157,9 @@ class _Examples(Dataset[Example | UserError]):
     def __init__(self, source: Source[Any, Any]) -> None:
         self.source = source
 
-    def __getitem__(self, position: int) -> Example | UserError:
+    def __getitem__(self, row: Any) -> Example | UserError:
         try:
-            example: Example = self.source.example(position)
+            example: Example = self.source.example(row)
         except UserError as error:
             return error
         return example
@@ -127,19 +167,25 @@ class _Examples(Dataset[Example | UserError]):
 
 def _collate(
     source: Source[Any, BatchT], examples: Sequence[Example | UserError]
-) -> BatchT | UserError:
+) -> tuple[BatchT, Supply] | UserError:
     errors = [item for item in examples if isinstance(item, UserError)]
+    if errors:
+        return errors[0]
+    supply = merged(item.supply for item in examples if isinstance(item, Supplied))
     try:
-        return errors[0] if errors else source.collate(examples)
+        return source.collate(examples), supply
     except UserError as error:
         return error
 
 
-def _unwrap(batch: BatchT | UserError) -> BatchT:
-    if isinstance(batch, UserError):
-        raise batch
+def _micro_batch(
+    name: str, source: Source[Any, BatchT], loaded: tuple[BatchT, Supply] | UserError
+) -> MicroBatch[BatchT]:
+    if isinstance(loaded, UserError):
+        raise loaded
+    batch, supply = loaded
     assert isinstance(batch, Batch)
-    return batch
+    return MicroBatch(source=name, weight=source.weight, batch=batch, supply=supply)
 
 
 def _prepare_worker(done: Event, _: int) -> None:

@@ -13,7 +13,14 @@ from common.errors import UserError
 TaskConfigT = TypeVar("TaskConfigT")
 
 # Fields that change no weight: a run may be resumed with other values of them.
-FREE_ON_RESUME = ("num_workers", "log_every", "sample_every", "tracker", "checkpoint")
+FREE_ON_RESUME = (
+    "num_workers",
+    "max_fault_share",
+    "log_every",
+    "sample_every",
+    "tracker",
+    "checkpoint",
+)
 
 
 def require(condition: bool, message: str) -> None:
@@ -108,6 +115,8 @@ class RunConfig(Generic[TaskConfigT]):
     seed: int = 0
     # Processes per rank that prepare batches ahead; 0 prepares them in the training process.
     num_workers: int = 0
+    # Largest share of a data set's samples that may be unusable; the run stops above it.
+    max_fault_share: float = 0.01
     # Updates between two lines of metrics.
     log_every: int = 10
     # Updates between two validations; None for never.
@@ -128,6 +137,8 @@ class RunConfig(Generic[TaskConfigT]):
         for name in ("validate_every", "sample_every", "stop_patience"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be at least 1 or None, not {value}")
+        share = self.max_fault_share
+        require(0 <= share <= 1, f"max_fault_share must lie in 0..1, not {share}")
         workers = self.num_workers
         require(workers >= 0, f"num_workers must not be negative, but is {workers}")
         require(

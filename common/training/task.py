@@ -5,7 +5,7 @@ is trainable and turns a batch into *sums* of losses; the loop owns everything e
 precision, ranks, accumulation, division by counts, clipping, the optimizer, checkpoints, metrics.
 A task is single-device code: it never asks for its rank, it never divides by a number of tokens,
 and it never moves a batch. Implementations match by shape; nothing is inherited. What only some
-tasks need is a protocol of its own: `Contrastive`, `Weighted`, `Constrained`.
+tasks need is a protocol of its own: `Packs`, `Contrastive`, `Weighted`, `Constrained`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from common.data.feed import Supply
+from common.data.packing import PackState
 from common.objectives.contrastive import Contrast
 from common.objectives.weighting import Weighting
 
@@ -62,11 +64,11 @@ ModelT_contra = TypeVar("ModelT_contra", bound=nn.Module, contravariant=True)
 class Source(Protocol[ExampleT, BatchT_co]):
     """Training data with random access.
 
-    Update t reads the positions t * batch_size ... (t + 1) * batch_size - 1, divided over
-    micro-batches and ranks. Positions grow without end: the source itself maps a position to an
-    epoch, a shuffled index and the seed of its augmentations. Whatever changes during training
-    (augmentation switched off after some updates) is a function of `position // batch_size`, so
-    that a resumed run sees the very same example without any state of the data being stored.
+    Update t reads the rows t * batch_size ... (t + 1) * batch_size - 1, divided over micro-batches
+    and ranks. They grow without end: the source itself maps a row to an epoch, a shuffled index and
+    the seed of its augmentations. Whatever changes during training (augmentation switched off after
+    some updates) is a function of `row // batch_size`, so that a resumed run sees the very same
+    example. A source that also `Packs` decides itself what stands for a row.
     """
 
     @property
@@ -79,12 +81,40 @@ class Source(Protocol[ExampleT, BatchT_co]):
         """Factor of this source's mean losses in the loss of the update."""
         ...
 
-    def example(self, position: int) -> ExampleT:
-        """The example at a position: a pure function, called in any process in any order."""
+    # A row is its position, or what `pack` made of it: nobody else looks inside.
+    def example(self, row: Any) -> ExampleT:
+        """The example of a row: a pure function, called in any process in any order."""
         ...
 
     def collate(self, examples: Sequence[ExampleT]) -> BatchT_co:
         """Put examples together; the batch lies on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A source that fills the rows of an update with as many documents as fit."""
+
+    @property
+    def digest(self) -> str:
+        """Of the data and their order; a run goes on with equal digests only."""
+        ...
+
+    def pack(self, update: int, state: PackState) -> tuple[Sequence[Any], PackState]:
+        """What stands for each row of an update, picklable, and the state after it.
+
+        Pure and cheap: every rank calls it for the whole update, in its main process.
+        """
+        ...
+
+
+@runtime_checkable
+class Supplied(Protocol):
+    """An example that tells what was read for it."""
+
+    @property
+    def supply(self) -> Supply:
+        """Documents by corpus, and the samples that had to be replaced."""
         ...
 
 

@@ -10,7 +10,7 @@ bit; running a finished one says so. The loop knows no model: see `task.py`. The
 import json
 import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from common.training.checkpointer import Checkpointer
 from common.training.config_json import flatten, to_json
 from common.training.display import Display
 from common.training.interruption import Interruption
-from common.training.loader import MicroBatch, Share, read_updates
+from common.training.loader import Share, States, Update, read_updates
 from common.training.metrics import (
     JsonLines,
     Pace,
@@ -33,10 +33,12 @@ from common.training.metrics import (
     peak_flops,
     peak_memory,
 )
+from common.training.packing_state import packing_from_json, packing_to_json
 from common.training.plots import write_plots
 from common.training.progress import Progress
 from common.training.run import RunConfig
 from common.training.runtime import Runtime
+from common.training.supply import SupplyTally
 from common.training.task import BatchT, ModelT, Task
 from common.training.update import Updater, Work
 
@@ -67,6 +69,9 @@ class Trainer(Generic[ModelT, BatchT]):
         self.metrics = JsonLines(folder / "metrics.jsonl")
         self.samples = JsonLines(folder / "samples.jsonl")
         self.display = Display(steps=run.steps, visible=self.runtime.is_main)
+        self.sources = task.sources()
+        self.states: States = {}  # of the sources' packing
+        self.supply = SupplyTally(max_fault_share=run.max_fault_share, say=self.display.say)
         self.keys_digest = ""  # of all sample keys this rank has read
 
     def train(self) -> Outcome:
@@ -93,9 +98,7 @@ class Trainer(Generic[ModelT, BatchT]):
         text = f"finished at step {self.progress.step}; the model is in {model_folder}"
         return self._outcome("completed", text)
 
-    def _loop(
-        self, updates: Iterator[list[MicroBatch[BatchT]]], interruption: Interruption
-    ) -> None:
+    def _loop(self, updates: Iterator[Update[BatchT]], interruption: Interruption) -> None:
         self.pace = Pace(
             peak=peak_flops(self.runtime.device, self.run.precision),
             num_ranks=self.runtime.num_ranks,
@@ -104,17 +107,17 @@ class Trainer(Generic[ModelT, BatchT]):
         self.updater.model.train()
         while not self.progress.is_over(self.run) and not self.received:
             with self.pace.waiting():
-                batches = next(updates)
-            work = self.updater.update(batches, number=self.progress.step + 1)
-            self._advance(batches, work)
+                update = next(updates)
+            work = self.updater.update(update.parts, number=self.progress.step + 1)
+            self._advance(update, work)
             self._observe()
             # Ranks are told at different steps; they stop at the same one.
             self.received = self.runtime.agree_on(interruption.received)
             self._save_when_due()
 
-    def _updates(self) -> Generator[list[MicroBatch[BatchT]]]:
+    def _updates(self) -> Generator[Update[BatchT]]:
         return read_updates(
-            self.task.sources(),
+            self.sources,
             first=self.progress.step,
             last=self.run.steps,
             share=Share(
@@ -123,11 +126,15 @@ class Trainer(Generic[ModelT, BatchT]):
                 num_micro_batches=self.run.num_micro_batches,
             ),
             num_workers=self.run.num_workers,
+            states=self.states,
         )
 
-    def _advance(self, batches: Sequence[MicroBatch[BatchT]], work: Work) -> None:
-        keys = [key for part in batches for key in part.batch.keys]
+    def _advance(self, update: Update[BatchT], work: Work) -> None:
+        keys = [key for part in update.parts for key in part.batch.keys]
         self.keys_digest = chain_keys(self.keys_digest, keys)
+        for part in update.parts:
+            self.supply.add(part.supply)
+        self.states = update.states
         self.progress.step += 1
         self.progress.tokens += work.tokens
         self.pace.add(tokens=work.tokens, flops=work.flops)
@@ -163,6 +170,7 @@ class Trainer(Generic[ModelT, BatchT]):
             "tokens": self.progress.tokens,
             "keys": digests[0] if len(digests) == 1 else chain_keys("", digests),
         }
+        record |= self.supply.figures(self.runtime.collect(self.supply.counts))
         return record | self.pace.take() | peak_memory(self.runtime.device) | self._monitor()
 
     def _monitor(self) -> dict[str, float]:
@@ -220,6 +228,8 @@ class Trainer(Generic[ModelT, BatchT]):
                     "window": self.updater.window.to_json(),
                     "weighting": self.updater.balance.to_json(),
                     "keys": self.runtime.collect(self.keys_digest),
+                    "data": packing_to_json(self.sources, self.states),
+                    "supply": self.supply.to_json(self.runtime.collect(self.supply.counts)),
                 },
             )
 
@@ -230,6 +240,8 @@ class Trainer(Generic[ModelT, BatchT]):
         self.updater.window.load(self.facts["window"])
         self.updater.balance.load(self.facts.get("weighting"))
         self.keys_digest = self.facts["keys"][self.runtime.rank]
+        self.states = packing_from_json(self.sources, self.facts["data"])
+        self.supply.load(self.facts["supply"], is_main=self.runtime.is_main)
         self.display.say(f"continuing after step {self.progress.step} of {self.checkpointer.found}")
 
     def _start_records(self) -> None:

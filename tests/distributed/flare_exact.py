@@ -11,16 +11,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from common.data.packing import PackState
 from common.training.loader import Share, read_updates
 from common.training.run import OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.runtime import Runtime
 from common.training.update import Updater
+from flare.corpora import SourceConfig
 from flare.data import FlareBatch, MixtureSource
 from flare.encoding import FlareExample
 from flare.model import FlareForConditionalGeneration
 from flare.recipes import flare_tiny
 from flare.task import FlareTask
-from flare.task_config import FlareTaskConfig, SourceConfig
+from flare.task_config import FlareTaskConfig
 
 ROWS = 8
 KINDS = {"i": "scenes", "s": "sounds", "t": "prose"}
@@ -37,7 +39,9 @@ class Arranged:
     weight: float = 1.0
 
     def example(self, position: int) -> FlareExample:
-        return self.sources[self.pattern[position % ROWS]].example(position)
+        source = self.sources[self.pattern[position % ROWS]]
+        rows, _ = source.pack(0, PackState())
+        return source.example(rows[position % ROWS])
 
     def collate(self, examples: Sequence[FlareExample]) -> FlareBatch:
         return self.sources["i"].collate(examples)
@@ -65,7 +69,7 @@ class ExactTask(FlareTask):
 
 def exact_run(num_micro_batches: int) -> RunConfig[FlareTaskConfig]:
     recipe = flare_tiny()
-    task = replace(recipe.task, batch_size=ROWS, documents_per_row=2, max_tokens=64)
+    task = replace(recipe.task, batch_size=ROWS, max_tokens=64)
     return RunConfig(
         task=task,
         optimizer=OptimizerConfig(peak_learning_rate=1e-3, clip_norm=1e9),
@@ -83,8 +87,8 @@ def first_update(pattern: str, num_micro_batches: int, folder: Path) -> dict[str
     share = Share(
         rank=runtime.rank, num_ranks=runtime.num_ranks, num_micro_batches=num_micro_batches
     )
-    (batches,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
-    updater.update(batches, number=1)
+    (update,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
+    updater.update(update.parts, number=1)
     figures = updater.window.take()
     numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
     gradients = {

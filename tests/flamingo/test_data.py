@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.data.augmentation import AugmentConfig
+from common.data.corpus import Split
 from common.data.document import Document
-from common.data.images import AugmentConfig
 from common.errors import UserError
-from flamingo.corpora import as_prompt, open_corpus
+from flamingo.corpora import as_prompt, generated, open_feed
 from flamingo.data import IGNORED, DocumentEncoder, DocumentSource, collate, join
+from tests.feeds import feed_of, packed_examples, packed_rows
 from tests.flamingo import tiny
 
 PROCESSOR = tiny.processor()
@@ -34,16 +38,16 @@ def encoder(*, max_tokens: int = 200, max_images: int = 20) -> DocumentEncoder:
 
 def source(draw: Callable[[int], Document], **fields: object) -> DocumentSource:
     settings = {
+        "feed": feed_of({"all": (draw, 1.0)}, tokenizer=PROCESSOR.tokenizer),
         "encoder": encoder(),
         "batch_size": 2,
         "weight": 1.0,
-        "documents_per_row": 1,
         "next_image_probability": 0.0,
         "augment_steps": 0,
         "augmentation": AugmentConfig(),
         "seed": 0,
     }
-    return DocumentSource(draw=draw, **(settings | fields))
+    return DocumentSource(**(settings | fields))
 
 
 def words(ids: torch.Tensor) -> str:
@@ -109,30 +113,49 @@ def test_padding_is_a_document_of_its_own() -> None:
     assert batch.to(torch.device("cpu")).keys == ["a", "b"]
 
 
+def scenes(*, split: Split = "train") -> Callable[[int], Document]:
+    return partial(generated, "scenes", split, 0)
+
+
 def test_augmentation_ends_after_its_steps_and_repeats_exactly() -> None:
-    corpus = open_corpus("scenes", path=None, split="train", seed=0)
-    plain = source(corpus)
-    augmented = source(corpus, augment_steps=3)
-    assert not torch.equal(augmented.example(5).images, plain.example(5).images)
-    assert torch.equal(augmented.example(5).images, augmented.example(5).images)
-    assert torch.equal(augmented.example(6).images, plain.example(6).images)
+    plain, augmented, again = (
+        packed_examples(source(scenes(), augment_steps=steps), 7) for steps in (0, 3, 3)
+    )
+    assert not torch.equal(augmented[5].images, plain[5].images)
+    assert torch.equal(augmented[5].images, again[5].images)
+    assert torch.equal(augmented[6].images, plain[6].images)
 
 
 def test_next_image_binding_is_drawn_per_document() -> None:
-    corpus = open_corpus("scenes", path=None, split="train", seed=0)
-    half = source(corpus, next_image_probability=0.5, documents_per_row=1)
-    plain, bound = source(corpus), source(corpus, next_image_probability=1.0)
-    same = [torch.equal(half.example(i).items, plain.example(i).items) for i in range(40)]
-    other = [torch.equal(half.example(i).items, bound.example(i).items) for i in range(40)]
-    assert 10 < sum(same) < 30
-    assert sum(same) + sum(other) == 40
+    one_each = encoder(max_tokens=200)
+    half, plain, bound = (
+        packed_examples(source(scenes(), encoder=one_each, next_image_probability=share), 60)
+        for share in (0.5, 0.0, 1.0)
+    )
+    single = [place for place, row in enumerate(half) if row.documents.max() == 0]
+    same = [torch.equal(half[i].items, plain[i].items) for i in single]
+    other = [torch.equal(half[i].items, bound[i].items) for i in single]
+    assert len(single) > 10
+    assert 0.25 < sum(same) / len(single) < 0.75
+    assert sum(same) + sum(other) == len(single)
+
+
+def test_rows_are_packed_as_planned() -> None:
+    packing = source(scenes(), encoder=encoder(max_tokens=700, max_images=7))
+    for row in islice(packed_rows(packing), 12):
+        example = packing.example(row)
+        sizes = [packing._size(number) for number in row.numbers]
+        planned = [sum(size.tokens for size in sizes), sum(size.images for size in sizes)]
+        was_cut = any(example.supply.cut.values())
+        assert [len(example.ids), len(example.images)] == planned or was_cut
+        assert len(example.ids) <= planned[0] <= 700
+        assert len(example.images) <= planned[1] <= 7
+        assert example.documents.unique().tolist() == list(range(len(sizes)))
 
 
 def test_training_never_draws_a_held_out_scene() -> None:
-    train = open_corpus("scenes", path=None, split="train", seed=0)
-    validation = open_corpus("scenes", path=None, split="validation", seed=0)
-    assert all("/train/" in train(i).key for i in range(8))
-    assert all("/unseen_scenes/" in validation(i).key for i in range(8))
+    assert all("/train/" in scenes()(i).key for i in range(8))
+    assert all("/unseen_scenes/" in scenes(split="validation")(i).key for i in range(8))
 
 
 def test_the_users_pages_keep_their_order_and_hold_some_out(tmp_path: Path) -> None:
@@ -143,18 +166,20 @@ def test_the_users_pages_keep_their_order_and_hold_some_out(tmp_path: Path) -> N
         lines.append(json.dumps({"texts": [None, f"page {number}"], "images": [name, None]}))
     pages = tmp_path / "pages.jsonl"
     pages.write_text("\n".join(lines))
-    train = open_corpus("interleaved", path=pages, split="train", seed=0)
-    validation = open_corpus("interleaved", path=pages, split="validation", seed=0)
-    seen = {train(i).parts[1] for i in range(29)}
+    train, validation = (
+        open_feed("interleaved", path=pages, split=s, seed=0, tokenizer=PROCESSOR.tokenizer)
+        for s in ("train", "validation")
+    )
+    seen = {train.read(i).document.parts[1] for i in range(29)}
     assert len(seen) == 29
-    assert validation(0).parts[1] not in seen
-    document = train(0)
+    assert validation.read(0).document.parts[1] not in seen
+    document = train.read(0).document
     assert f"page {document.parts[0][0, 0, 0]}" == document.parts[1]
 
 
 def test_a_source_without_its_path_says_what_it_needs() -> None:
-    with pytest.raises(UserError, match="kind pairs needs a path: a folder of images"):
-        open_corpus("pairs", path=None, split="train", seed=0)
+    with pytest.raises(UserError, match="kind image_pairs needs a path: a folder of images"):
+        open_feed("image_pairs", path=None, split="train", seed=0, tokenizer=PROCESSOR.tokenizer)
 
 
 def test_a_prompt_ends_where_the_answer_begins() -> None:

@@ -10,6 +10,7 @@ from flamingo.attention_map import attention_map
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
 from flamingo.recipes import RECIPES, flamingo_80b, flamingo_80b_paper, flamingo_tiny, make_task
 from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
+from tests.feeds import packed_examples
 from tests.flamingo import tiny
 
 
@@ -49,7 +50,7 @@ def test_frozen_parts_keep_their_own_precision() -> None:
 def test_losses_are_sums_over_the_counted_targets(task: FlamingoTask) -> None:
     model = task.build_model().eval()
     source = task.sources()["episodes"]
-    rows = [source.example(position) for position in range(3)]
+    rows = packed_examples(source, 3)
     whole = source.collate(rows)
     parts = [source.collate([row]) for row in rows]
     total = task.compute(model, "episodes", whole).losses["episodes"]

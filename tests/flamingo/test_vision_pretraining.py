@@ -19,7 +19,12 @@ from common.training.task import Batch, Contrastive, Example, Source, Task
 from common.training.update import Updater
 from flamingo.caption_pairs import PairBatch, generated_groups, generated_pairs
 from flamingo.recipes import flamingo_tiny_vision
-from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveModel, ContrastiveTask
+from flamingo.vision_pretraining import (
+    ContrastiveConfig,
+    ContrastiveModel,
+    ContrastiveTask,
+    PairsConfig,
+)
 
 CONFIG = ContrastiveConfig(
     model="flamingo_tiny",
@@ -59,15 +64,15 @@ def test_a_pair_is_a_function_of_its_position():
     first, again = (generated_pairs(seed=5, family_size=3, digit_share=0.2)(17) for _ in range(2))
     other = generated_pairs(seed=5, family_size=3, digit_share=0.2)(18)
     assert first.key == again.key != other.key
-    assert first.text == again.text
-    assert np.array_equal(first.image, again.image)
+    assert first.caption == again.caption
+    assert np.array_equal(first.parts[0], again.parts[0])
 
 
 def test_scenes_of_a_family_are_training_scenes_that_differ_in_one_attribute():
     draw = generated_pairs(seed=5, family_size=3, digit_share=0.0)
     scenes = {full_caption(scene): scene for scene in scenes_in("train")}
     for family in range(20):
-        head, *others = (scenes[draw(3 * family + member).text] for member in range(3))
+        head, *others = (scenes[draw(3 * family + member).caption] for member in range(3))
         for other in others:
             changed = [
                 a
@@ -80,7 +85,7 @@ def test_scenes_of_a_family_are_training_scenes_that_differ_in_one_attribute():
 def test_held_out_groups_have_distinct_captions_that_training_never_shows():
     groups = generated_groups(seed=0, captions=12, groups=2)
     draw = generated_pairs(seed=0, family_size=4, digit_share=0.2)
-    trained = {draw(index).text for index in range(300)}
+    trained = {draw(index).caption for index in range(300)}
     for name in ("unseen_scenes", "unseen_pairs"):
         assert len(groups[name]) == 2
         for group in groups[name]:
@@ -111,8 +116,8 @@ def test_micro_batches_are_contrasted_with_the_whole_update(task, tmp_path: Path
         runtime = Runtime(run, tmp_path)
         updater = Updater(run, task, runtime)
         share = Share(rank=0, num_ranks=1, num_micro_batches=parts)
-        (batches,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
-        updater.update(batches, number=1)
+        (update,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
+        updater.update(update.parts, number=1)
         figures.append(updater.window.take())
     whole, cut = figures
     assert cut["negatives/pairs/contrastive"] == whole["negatives/pairs/contrastive"] > 2
@@ -188,7 +193,9 @@ def test_a_folder_of_pairs_trains_and_is_validated_on_held_out_pairs(task, tmp_p
         (tmp_path / f"{index:02}.txt").write_text(f"noise number {index // 2}")
     tokenizer = tmp_path / "tokenizer"
     task.tokenizer.save_pretrained(tokenizer)
-    config = replace(CONFIG, pairs=tmp_path, tokenizer=tokenizer, augment_steps=1)
+    config = replace(
+        CONFIG, pairs=(PairsConfig(path=tmp_path),), tokenizer=tokenizer, augment_steps=1
+    )
     task = ContrastiveTask(config)
     source = task.sources()["pairs"]
     batch = source.collate([source.example(position) for position in range(6)])

@@ -1,5 +1,6 @@
 """FLARE's corpora: disjoint splits, neighbours in families, and captions that fit their media."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,27 +8,34 @@ import pytest
 import soundfile
 from PIL import Image
 
-from common.data.document import MixedDocument, Recording
+from common.data.document import Document, Recording
 from common.data.embedded import speech
 from common.data.embedded.scenes import ATTRIBUTES
 from common.data.embedded.sounds import SOUND_ATTRIBUTES
 from common.errors import UserError
-from flare.corpora import Corpus, CorpusSplit, Kind, embedded_tokenizer, open_corpus
+from flare.corpora import CorpusSplit, Kind, SourceConfig, embedded_tokenizer, open_feed
 
 GENERATED: tuple[Kind, ...] = ("scenes", "sounds", "digits", "mixed", "prose")
 
 
 def corpus(
     kind: Kind, *, split: CorpusSplit = "train", path: Path | None = None, family_size: int = 1
-) -> Corpus:
-    return open_corpus(kind, path=path, split=split, seed=3, family_size=family_size)
+) -> Callable[[int], Document]:
+    feed = open_feed(
+        [SourceConfig(kind=kind, weight=1.0, path=path)],
+        split=split,
+        seed=3,
+        family_size=family_size,
+        tokenizer=embedded_tokenizer(),
+    )
+    return lambda number: feed.read(number).document
 
 
-def texts(document: MixedDocument) -> list[str]:
+def texts(document: Document) -> list[str]:
     return [part for part in document.parts if isinstance(part, str)]
 
 
-def same(first: MixedDocument, second: MixedDocument) -> bool:
+def same(first: Document, second: Document) -> bool:
     def plain(part: object) -> object:
         samples = part.samples if isinstance(part, Recording) else part
         return samples.tobytes() if isinstance(samples, np.ndarray) else samples
@@ -118,8 +126,6 @@ def test_the_users_text_becomes_documents_without_captions(tmp_path: Path) -> No
 def test_a_corpus_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="audio_pairs needs a path: a folder of recordings"):
         corpus("audio_pairs")
-    with pytest.raises(UserError, match="scenes are generated and take no path"):
-        corpus("scenes", path=Path("x"))
     monkeypatch.setattr(speech, "is_available", lambda: False)
     with pytest.raises(UserError, match="speech needs the program espeak-ng"):
         corpus("speech")

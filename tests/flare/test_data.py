@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,23 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from common.data.augmentation import AugmentConfig
 from common.data.captions import caption_id
-from common.data.document import MixedDocument, Recording
+from common.data.document import Document, Extent, Recording
 from common.data.embedded.tokenizer import train_tokenizer
-from common.data.images import AugmentConfig
+from common.data.faults import BadSample
 from common.errors import UserError
 from flare.data import (
     FlareBatch,
     MixtureSource,
-    WeightedCorpus,
     collate,
-    fair_limit,
     join,
-    whole_shares,
 )
 from flare.encoding import DocumentEncoder, FlareExample
 from flare.masking import Form, MaskingConfig
 from flare.processing import CONTROL_TOKENS, FlareProcessor
+from tests.feeds import feed_of, packed_examples, packed_rows
 
 BOS, END, IMAGE, AUDIO, MASK, EMB = 1, 2, 3, 4, 5, 6
 IMAGE_QUERIES, AUDIO_QUERIES = 3, 4
@@ -60,7 +60,7 @@ def encoder() -> DocumentEncoder:
 
 
 def encode(
-    document: MixedDocument, *, form: Form = "causal", seed: int = 0, max_tokens: int = 1000
+    document: Document, *, form: Form = "causal", seed: int = 0, max_tokens: int = 1000
 ) -> FlareExample:
     return encoder().encode(
         document,
@@ -76,30 +76,26 @@ def batch_of(examples: Sequence[FlareExample]) -> FlareBatch:
     return collate(examples, padding_id=0)
 
 
-def mixture(**fields: object) -> MixtureSource:
-    def told(index: int) -> MixedDocument:
+def mixture(*, names: Sequence[str] = ("told", "heard", "read"), **fields: object) -> MixtureSource:
+    def told(index: int) -> Document:
         word = f"shade {index % 200}"
-        return MixedDocument(key=word, parts=(picture(index % 200), word), caption=word)
+        return Document(key=word, parts=(picture(index % 200), word), caption=word)
 
-    def heard(index: int) -> MixedDocument:
+    def heard(index: int) -> Document:
         word = f"level {index % 90}"
-        return MixedDocument(key=word, parts=(recording(index % 90), word), caption=word)
+        return Document(key=word, parts=(recording(index % 90), word), caption=word)
 
-    def read(index: int) -> MixedDocument:
-        return MixedDocument(key=f"text {index}", parts=(f"once upon a time {index} " * 4,))
+    def read(index: int) -> Document:
+        return Document(key=f"text {index}", parts=(f"once upon a time {index} " * 4,))
 
+    corpora = {"told": (told, 1.5), "heard": (heard, 1.0), "read": (read, 0.5)}
     settings = {
-        "corpora": [
-            WeightedCorpus(name="told", draw=told, weight=1.5),
-            WeightedCorpus(name="heard", draw=heard, weight=1.0),
-            WeightedCorpus(name="read", draw=read, weight=0.5),
-        ],
+        "feed": feed_of({name: corpora[name] for name in names}, tokenizer=processor().tokenizer),
         "encoder": encoder(),
         "masking": MaskingConfig(),
         "batch_size": 4,
         "weight": 1.0,
         "max_tokens": 120,
-        "documents_per_row": 5,
         "steps": 10,
         "augment_steps": 0,
         "augmentation": AugmentConfig(),
@@ -128,7 +124,7 @@ DRAWN = st.tuples(PARTS, st.sampled_from(FORMS), st.integers(12, 60))
 def test_targets_are_those_of_a_naive_count(rows: list[list[tuple]], seed: int) -> None:
     packed = []
     for drawn in rows:
-        documents = [MixedDocument(key="", parts=tuple(parts)) for parts, _, _ in drawn]
+        documents = [Document(key="", parts=tuple(parts)) for parts, _, _ in drawn]
         examples = [
             encode(document, form=form, seed=seed, max_tokens=limit)
             for document, (_, form, limit) in zip(documents, drawn, strict=True)
@@ -170,7 +166,7 @@ def naive_targets(
 def test_control_tokens_are_never_hidden_and_only_an_end_is_predicted(
     parts: list, form: Form, limit: int, seed: int
 ) -> None:
-    document = MixedDocument(key="", parts=tuple(parts))
+    document = Document(key="", parts=tuple(parts))
     example = encode(document, form=form, seed=seed, max_tokens=limit)
     targets = example.labels[example.labels >= 0].tolist()
     assert all(token > EMB or (token == END and form != "masked") for token in targets)
@@ -187,7 +183,7 @@ def test_control_tokens_are_never_hidden_and_only_an_end_is_predicted(
 def test_a_cut_document_keeps_media_and_their_slots_together(
     parts: list, limit: int, form: Form
 ) -> None:
-    example = encode(MixedDocument(key="", parts=tuple(parts)), form=form, max_tokens=limit)
+    example = encode(Document(key="", parts=tuple(parts)), form=form, max_tokens=limit)
     assert (example.ids == IMAGE).sum() == IMAGE_QUERIES * len(example.images)
     assert (example.ids == AUDIO).sum() == AUDIO_QUERIES * len(example.clips)
     shades = [part[0, 0, 0] for part in parts if isinstance(part, np.ndarray)]
@@ -197,7 +193,7 @@ def test_a_cut_document_keeps_media_and_their_slots_together(
 @pytest.mark.parametrize("limit", range(12, 32))
 def test_a_cut_anywhere_leaves_only_whole_media(limit: int) -> None:
     parts = ("ab", picture(1), recording(2), recording(3), picture(4), picture(5), "cd")
-    example = encode(MixedDocument(key="", parts=parts), max_tokens=limit)
+    example = encode(Document(key="", parts=parts), max_tokens=limit)
     lengths = [0, 1, 2, 3, 6, 10, 14, 17, 20, 21, 22, 23]  # after the words' bytes and each medium
     assert len(example.ids) == max(length for length in lengths if length <= limit)
     assert (example.ids == IMAGE).sum() == IMAGE_QUERIES * len(example.images)
@@ -214,7 +210,7 @@ def test_where_one_token_begins_and_ends_documents_the_first_is_no_target() -> N
         image_size=8,
         max_samples=1000,
     )
-    document, unused = MixedDocument(key="", parts=("ab",)), np.random.default_rng(0)
+    document, unused = Document(key="", parts=("ab",)), np.random.default_rng(0)
     ids = both.tokens(document)
     example = both.encode(document, ids, unused, form="causal", mask_rate=0.3, max_tokens=99)
     assert ids[0] == ids[-1] == END
@@ -223,7 +219,7 @@ def test_where_one_token_begins_and_ends_documents_the_first_is_no_target() -> N
 
 def test_the_hidden_original_reaches_no_input() -> None:
     """Any other word in its place gives the same inputs and another target."""
-    document = MixedDocument(key="", parts=(picture(9), "abcdefghijklmnopqrstuvwxyz", recording(1)))
+    document = Document(key="", parts=(picture(9), "abcdefghijklmnopqrstuvwxyz", recording(1)))
     first = encode(document, form="masked")
     hidden = ((first.labels >= 0) & (first.ids == MASK)).nonzero()[:, 0]
     assert len(hidden) > 3
@@ -243,7 +239,7 @@ def test_the_hidden_original_reaches_no_input() -> None:
 
 def test_rows_of_captions_hold_captions_and_nothing_else() -> None:
     source = mixture()
-    batch = source.collate([source.example(position) for position in range(4)])
+    batch = source.collate(packed_examples(source, 4))
     assert batch.num_caption_rows > 0
     rows = batch.input_ids[-batch.num_caption_rows :].tolist()
     found = [
@@ -268,9 +264,8 @@ def test_rows_of_captions_hold_captions_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("names", [("told", "heard", "read"), ("told",), ("heard",), ("read",)])
 def test_pairs_lead_to_the_right_medium_and_the_right_caption(names: tuple[str, ...]) -> None:
-    chosen = [corpus for corpus in mixture().corpora if corpus.name in names]
-    source = mixture(corpora=chosen)
-    batch = source.collate([source.example(position) for position in range(6)])
+    source = mixture(names=names)
+    batch = source.collate(packed_examples(source, 6))
     flat, width = batch.input_ids.flatten(), batch.input_ids.shape[1]
 
     def caption_at(place: int) -> str:
@@ -299,7 +294,7 @@ def test_pairs_lead_to_the_right_medium_and_the_right_caption(names: tuple[str, 
 
 
 def test_a_batch_without_media_has_empty_tensors_of_the_right_shape() -> None:
-    batch = batch_of([encode(MixedDocument(key="a", parts=("words",)))])
+    batch = batch_of([encode(Document(key="a", parts=("words",)))])
     assert batch.pixel_values.shape == (0, 3, 8, 8)
     assert batch.waveforms.shape == (0, 400)
     assert batch.num_caption_rows == 0
@@ -308,7 +303,7 @@ def test_a_batch_without_media_has_empty_tensors_of_the_right_shape() -> None:
 
 
 def test_a_caption_that_lost_its_medium_is_not_contrasted() -> None:
-    document = MixedDocument(key="d", parts=("words " * 9, picture(1)), caption="one")
+    document = Document(key="d", parts=("words " * 9, picture(1)), caption="one")
     assert encode(document, max_tokens=20).captions == ()
     assert len(encode(document).captions) == 1
     with pytest.raises(ValueError, match="not exactly one image or clip"):
@@ -316,7 +311,7 @@ def test_a_caption_that_lost_its_medium_is_not_contrasted() -> None:
 
 
 def test_padding_is_a_document_of_its_own() -> None:
-    examples = [encode(MixedDocument(key="d", parts=(text,))) for text in ("short", "much longer")]
+    examples = [encode(Document(key="d", parts=(text,))) for text in ("short", "much longer")]
     batch = batch_of(examples)
     padding = batch.input_ids == 0
     assert padding.any()
@@ -325,63 +320,74 @@ def test_padding_is_a_document_of_its_own() -> None:
     )
 
 
-def test_corpora_keep_their_weights_exactly_and_leave_no_document_out() -> None:
-    source = mixture()
-    drawn = [source.place(number) for number in range(6 * 20)]
-    for turn in range(20):
-        names = [corpus.name for corpus, _ in drawn[6 * turn : 6 * turn + 6]]
-        assert [names.count(name) for name in ("told", "heard", "read")] == [3, 2, 1]
-    for name, share in (("told", 3), ("heard", 2), ("read", 1)):
-        indices = [index for corpus, index in drawn if corpus.name == name]
-        assert indices == list(range(20 * share))
-    orders = {tuple(c.name for c, _ in drawn[6 * t : 6 * t + 6]) for t in range(20)}
-    assert len(orders) > 5
-    assert whole_shares([3.0, 3.0, 0.5, 0.5, 1.0]) == [6, 6, 1, 1, 2]
-    assert whole_shares([0.4, 0.2, 0.4]) == [2, 1, 2]
-    with pytest.raises(UserError, match="must be positive"):
-        whole_shares([1.0, 0.0])
-
-
-def test_a_row_is_a_function_of_its_position() -> None:
+def test_a_row_is_a_function_of_its_documents() -> None:
     fields = {"augment_steps": 2, "steps": 10}
-    forward = [mixture(**fields).example(position) for position in range(12)]
+    rows = list(islice(packed_rows(mixture(**fields)), 12))
+    forward = [mixture(**fields).example(row) for row in rows]
     source = mixture(**fields)
     for position in (11, 3, 0, 7):
-        again, before = source.example(position), forward[position]
+        again, before = source.example(rows[position]), forward[position]
         for name in ("ids", "labels", "documents", "bidirectional", "images"):
             assert torch.equal(getattr(again, name), getattr(before, name))
-    assert not torch.equal(mixture(**fields, seed=1).example(0).ids, forward[0].ids)
+    assert not torch.equal(mixture(**fields, seed=1).example(rows[0]).ids, forward[0].ids)
 
 
 def test_augmentation_ends_after_its_updates() -> None:
-    plain, augmented = mixture(), mixture(augment_steps=2)
-    assert not torch.equal(plain.example(7).images, augmented.example(7).images)
-    assert torch.equal(plain.example(7).labels, augmented.example(7).labels)
-    assert torch.equal(plain.example(8).images, augmented.example(8).images)
+    plain, augmented = (
+        packed_examples(source, 9) for source in (mixture(), mixture(augment_steps=2))
+    )
+    seen = [i for i in range(8) if plain[i].images.sum() > 1_000]
+    assert not any(torch.equal(plain[i].images, augmented[i].images) for i in seen)
+    assert torch.equal(plain[7].labels, augmented[7].labels)
+    assert torch.equal(plain[8].images, augmented[8].images)
+    assert len(seen) > 2
 
 
 def test_training_ends_with_causal_documents() -> None:
-    source = mixture(steps=20)
-    early = torch.cat([source.example(position).bidirectional for position in range(40)])
-    late = torch.cat([source.example(position).bidirectional for position in range(72, 80)])
+    examples = packed_examples(mixture(steps=20), 80)
+    early = torch.cat([example.bidirectional for example in examples[:40]])
+    late = torch.cat([example.bidirectional for example in examples[72:]])
     assert 0.3 < early.float().mean() < 0.7
     assert not late.any()
 
 
 @pytest.mark.parametrize("objective", ["mntp_hybrid", "mlm_only", "causal", "cm3"])
-def test_rows_keep_their_length_and_their_documents(objective: str) -> None:
+def test_rows_are_packed_as_planned(objective: str) -> None:
     source = mixture(masking=MaskingConfig(objective=objective))
-    for position in range(12):
-        example = source.example(position)
-        assert len(example.ids) <= source.max_tokens
-        assert example.documents.unique().tolist() == [0, 1, 2, 3, 4]
+    rows = list(islice(packed_rows(source), 12))
+    for row in rows:
+        example = source.example(row)
+        planned = sum(source._size(number).tokens for number in row.numbers)
+        assert len(example.ids) <= planned
+        assert 0.8 * source.max_tokens < planned <= source.max_tokens
+        assert len(example.ids) == planned or objective == "cm3"
+        assert example.documents.unique().tolist() == list(range(len(row.numbers)))
         assert (example.ids == MASK).any() or objective in ("causal", "mntp_hybrid")
+        assert sum(example.supply.documents.values()) == len(row.numbers)
+    batch = source.collate([source.example(row) for row in rows])
+    assert batch.input_ids.shape[1] == source.max_tokens
 
 
-def test_short_documents_leave_their_room_to_the_long_ones() -> None:
-    assert fair_limit([10, 40, 90], 100) == 50
-    assert fair_limit([90, 10, 40], 100) == 50
-    assert fair_limit([5, 5], 100) == 100
-    assert fair_limit([80, 80, 80], 100) == 33
-    with pytest.raises(UserError, match="no room for 9 images or clips; use max_tokens=108"):
-        mixture(max_tokens=100, documents_per_row=9)
+def test_what_stands_in_for_a_bad_sample_fits_and_is_told() -> None:
+    def broken(index: int) -> Document:
+        if index % 3 == 0:
+            raise BadSample("image_corrupt", f"image {index} is broken")
+        text = f"text of {'many ' * (index % 5)} words"
+        return Document(key=str(index), parts=(picture(index % 200), text))
+
+    feed = feed_of({"all": (broken, 1.0)}, tokenizer=processor().tokenizer)
+    # Extents are known beforehand, as of samples that break later.
+    feed.corpora[0].extent = lambda _: Extent(tokens=30, num_texts=1, num_images=1, num_clips=0)
+    source = replace(mixture(), feed=feed)
+    rows = list(islice(packed_rows(source), 9))
+    examples = [source.example(row) for row in rows]
+    assert all(len(example.ids) <= source.max_tokens for example in examples)
+    faults = [fault for example in examples for fault in example.supply.faults]
+    assert len(faults) >= sum(number % 3 == 0 for row in rows for number in row.numbers)
+    assert {fault.cause for fault in faults} == {"image_corrupt"}
+
+
+def test_a_row_too_short_for_any_medium_is_refused() -> None:
+    least = encoder().least_tokens
+    with pytest.raises(UserError, match=f"use max_tokens={least} or more"):
+        mixture(max_tokens=least - 1)

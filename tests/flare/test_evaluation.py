@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from common.data.document import MixedDocument
+from common.data.document import Document
+from flare.corpora import embedded_tokenizer
 from flare.evaluation import (
     attributes_in,
     caption_score,
@@ -13,6 +14,7 @@ from flare.evaluation import (
     unigram_entropy,
     word_forms,
 )
+from tests.feeds import feed_of
 
 FORMS = word_forms(
     {"count": ("one", "two"), "shape": ("bar", "ring"), "colour": ("red", "blue")},
@@ -41,14 +43,15 @@ def test_a_caption_scores_by_the_attributes_that_the_truth_names() -> None:
 def test_groups_hold_distinct_captions() -> None:
     captions = ["a", "b", "a", "c", "d", "b"]
 
-    def corpus(index: int) -> MixedDocument:
+    def corpus(index: int) -> Document:
         caption = captions[index % len(captions)]
-        return MixedDocument(key=str(index), parts=(caption,), caption=caption)
+        return Document(key=str(index), parts=(caption,), caption=caption)
 
-    groups = distinct_groups(corpus, size=3, num=2, least=2)
+    feed = feed_of({"all": (corpus, 1.0)}, tokenizer=embedded_tokenizer())
+    groups = distinct_groups(feed, size=3, num=2, least=2)
     assert [[d.caption for d in group] for group in groups] == [["a", "b", "c"], ["d", "b", "a"]]
-    assert len(distinct_groups(corpus, size=9, num=1, least=2)[0]) == 4
-    assert distinct_groups(corpus, size=9, num=1, least=5) == []
+    assert len(distinct_groups(feed, size=9, num=1, least=2)[0]) == 4
+    assert distinct_groups(feed, size=9, num=1, least=5) == []
 
 
 def test_unigram_entropy_is_that_of_the_frequencies() -> None:

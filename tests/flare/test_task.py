@@ -10,24 +10,25 @@ import torch
 from safetensors.torch import save_file
 from transformers import WavLMConfig, WavLMModel
 
-from common.data.document import MixedDocument
+from common.data.document import Document
 from common.data.embedded.tokenizer import train_tokenizer
 from common.errors import UserError
 from common.training.task import Constrained, Contrastive, Task, Weighted
+from flare.corpora import SourceConfig
 from flare.data import FlareBatch
 from flare.encoding import FlareExample
 from flare.masking import MaskingConfig
 from flare.presets import PRESETS
 from flare.recipes import RECIPES, flare_1b, flare_13b, flare_tiny
 from flare.task import FlareTask
-from flare.task_config import FlareTaskConfig, SourceConfig
+from flare.task_config import FlareTaskConfig
+from tests.feeds import packed_examples
 
 
 def small_task(**changes: object) -> FlareTask:
     config = replace(
         flare_tiny().task,
         batch_size=6,
-        documents_per_row=2,
         max_tokens=96,
         sources=(
             SourceConfig(kind="scenes", weight=1.0),
@@ -41,10 +42,10 @@ def small_task(**changes: object) -> FlareTask:
 
 def first_batch(task: FlareTask) -> FlareBatch:
     source = task.sources()["mixture"]
-    return source.collate([source.example(position) for position in range(6)])
+    return source.collate(packed_examples(source, 6))
 
 
-def alone(task: FlareTask, document: MixedDocument) -> FlareExample:
+def alone(task: FlareTask, document: Document) -> FlareExample:
     encoder = task.sources()["mixture"].encoder
     return encoder.encode(
         document,
@@ -123,7 +124,7 @@ def test_the_hidden_original_of_a_masked_token_reaches_no_prediction() -> None:
 def test_a_document_learns_nothing_from_its_neighbour_in_the_row() -> None:
     task = small_task()
     model, source = task.build_model().eval(), task.sources()["mixture"]
-    packed = source.example(0)
+    packed = next(e for e in packed_examples(source, 6) if e.documents.max() > 0)
     row = source.collate([packed])
     second = packed.documents == 1
     changed = replace(packed, ids=torch.where(second & (packed.ids > 6), 99, packed.ids))

@@ -7,9 +7,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from common.data.document import Document, Image, Pair
+from common.data.document import Document, Image
 from common.data.embedded.captions import (
-    caption,
     full_caption,
     partial_caption,
     questions,
@@ -22,20 +21,6 @@ from common.data.randomness import generator_at
 Example: TypeAlias = tuple[Image, str]
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
-
-
-def scene_pair(seed: int, index: int, split: Split) -> Pair:
-    """A scene with a full or partial caption, for contrastive training."""
-    key, generator = _start("scene_pair", seed=seed, index=index, split=split)
-    scene = draw_scene(generator, split=split)
-    return Pair(key=key, image=render(scene, generator), text=caption(scene, generator))
-
-
-def digit_pair(seed: int, index: int, split: Split) -> Pair:
-    """A real digit with its caption; splits other than `train` show held-out digits."""
-    key, generator = _start("digit_pair", seed=seed, index=index, split=split)
-    image, word = draw_digit(generator, split=digit_split(split))
-    return Pair(key=key, image=image, text=digit_caption(word))
 
 
 def caption_document(seed: int, index: int, split: Split) -> Document:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from common.data.document import Image, MixedDocument, Recording
+from common.data.document import Document, Image, Recording
 from common.data.embedded import digits
 from common.data.embedded.captions import full_caption, partial_caption, questions
 from common.data.embedded.documents import digit_split
@@ -36,28 +36,28 @@ SOUND_SPLITS: dict[MixedSplit, SoundSplit] = {
 }
 
 
-def image_caption(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def image_caption(seed: int, index: int, split: MixedSplit) -> Document:
     """One scene and its full caption: `[image, "Output: two small red circles on the left"]`."""
     key, generator = _start("image_caption", seed=seed, index=index, split=split)
     scene = draw_scene(generator, split=SCENE_SPLITS[split])
     return scene_document(scene, generator, key=key)
 
 
-def sound_caption(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def sound_caption(seed: int, index: int, split: MixedSplit) -> Document:
     """One sound and its full caption: `[recording, "Output: two slow fading low buzzes"]`."""
     key, generator = _start("sound_caption", seed=seed, index=index, split=split)
     sound = draw_sound(generator, split=SOUND_SPLITS[split])
     return sound_document(sound, generator, key=key)
 
 
-def digit_caption(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def digit_caption(seed: int, index: int, split: MixedSplit) -> Document:
     """One real digit and its caption: `[image, "Output: a handwritten seven"]`."""
     key, generator = _start("digit_caption", seed=seed, index=index, split=split)
     image, word = digits.draw_digit(generator, split=digit_split(SCENE_SPLITS[split]))
     return captioned(image, digits.digit_caption(word), key=key)
 
 
-def spoken_digit(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def spoken_digit(seed: int, index: int, split: MixedSplit) -> Document:
     """One spoken digit and its caption: `[recording, "Output: a voice says seven"]`.
 
     Splits other than `train` are spoken by a voice that training never hears.
@@ -71,27 +71,27 @@ def spoken_digit(seed: int, index: int, split: MixedSplit) -> MixedDocument:
     return captioned(recording, spoken_caption(word), key=key)
 
 
-def image_question(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def image_question(seed: int, index: int, split: MixedSplit) -> Document:
     """One scene and one question: `[image, "Question: ... Short answer: red"]`."""
     key, generator = _start("image_question", seed=seed, index=index, split=split)
     scene = draw_scene(generator, split=SCENE_SPLITS[split])
     asked = questions(scene)
     chosen = asked[int(generator.integers(len(asked)))]
     text = completed(question_prompt(chosen.question), chosen.answer)
-    return MixedDocument(key=key, parts=(render(scene, generator), text))
+    return Document(key=key, parts=(render(scene, generator), text))
 
 
-def sound_question(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def sound_question(seed: int, index: int, split: MixedSplit) -> Document:
     """One sound and one question: `[recording, "Question: ... Short answer: low"]`."""
     key, generator = _start("sound_question", seed=seed, index=index, split=split)
     sound = draw_sound(generator, split=SOUND_SPLITS[split])
     asked = sound_questions(sound)
     chosen = asked[int(generator.integers(len(asked)))]
     text = completed(question_prompt(chosen.question), chosen.answer)
-    return MixedDocument(key=key, parts=(render_sound(sound, generator), text))
+    return Document(key=key, parts=(render_sound(sound, generator), text))
 
 
-def scene_and_sound(seed: int, index: int, split: MixedSplit) -> MixedDocument:
+def scene_and_sound(seed: int, index: int, split: MixedSplit) -> Document:
     """A scene and a sound in either order, each followed by its caption, then a sentence on both.
 
     `[image, "Output: two red circles", recording, "Output: a low buzz",
@@ -109,23 +109,23 @@ def scene_and_sound(seed: int, index: int, split: MixedSplit) -> MixedDocument:
         f"The picture shows {partial_caption(scene, generator)}, "
         f"the sound is {partial_sound_caption(sound, generator)}."
     )
-    return MixedDocument(key=key, parts=(*media, sentence))
+    return Document(key=key, parts=(*media, sentence))
 
 
-def scene_document(scene: Scene, generator: np.random.Generator, *, key: str) -> MixedDocument:
+def scene_document(scene: Scene, generator: np.random.Generator, *, key: str) -> Document:
     """A picture of the scene with its full caption."""
     return captioned(render(scene, generator), full_caption(scene), key=key)
 
 
-def sound_document(sound: Sound, generator: np.random.Generator, *, key: str) -> MixedDocument:
+def sound_document(sound: Sound, generator: np.random.Generator, *, key: str) -> Document:
     """A recording of the sound with its full caption."""
     return captioned(render_sound(sound, generator), full_sound_caption(sound), key=key)
 
 
-def captioned(medium: Image | Recording, caption: str, *, key: str) -> MixedDocument:
+def captioned(medium: Image | Recording, caption: str, *, key: str) -> Document:
     """A medium and its caption, to be continued from the medium and to be contrasted with it."""
     parts = (medium, completed(OUTPUT_PROMPT, caption))
-    return MixedDocument(key=key, parts=parts, caption=caption)
+    return Document(key=key, parts=parts, caption=caption)
 
 
 def _start(

@@ -11,10 +11,8 @@ from common.data.embedded.digits import DIGIT_WORDS, digits_in
 from common.data.embedded.documents import (
     caption_document,
     digit_document,
-    digit_pair,
     interleaved_document,
     question_document,
-    scene_pair,
 )
 from common.data.embedded.episodes import episode_document
 from common.data.embedded.prose import paragraphs
@@ -59,15 +57,6 @@ def test_questions_are_answered_in_the_prompt_format() -> None:
     assert "? Short answer: " in text
 
 
-def test_pairs_are_deterministic_and_their_keys_are_unique() -> None:
-    for kind in (scene_pair, digit_pair):
-        pairs = [kind(4, index, "train") for index in range(30)]
-        again = [kind(4, index, "train") for index in range(30)]
-        assert [pair.image.tobytes() for pair in pairs] == [pair.image.tobytes() for pair in again]
-        assert [pair.text for pair in pairs] == [pair.text for pair in again]
-        assert len({pair.key for pair in pairs}) == 30
-
-
 def test_digit_splits_share_no_digit_and_hold_out_a_fifth_of_each_class() -> None:
     train, held_out = digits_in("train"), digits_in("held_out")
     assert not {digit.index for digit in train} & {digit.index for digit in held_out}
@@ -79,14 +68,14 @@ def test_digit_splits_share_no_digit_and_hold_out_a_fifth_of_each_class() -> Non
 
 
 def test_writing_into_a_drawn_digit_leaves_the_data_unchanged() -> None:
-    digit_pair(0, 0, "train").image[:] = 0
-    assert digit_pair(0, 0, "train").image.any()
+    digit_document(0, 0, "train").parts[0][:] = 0
+    assert digit_document(0, 0, "train").parts[0].any()
 
 
 def test_digits_outside_training_are_held_out_ones() -> None:
     train = {digit.image.tobytes() for digit in digits_in("train")}
     for index in range(50):
-        assert digit_pair(0, index, "unseen_pairs").image.tobytes() not in train
+        assert digit_document(0, index, "unseen_pairs").parts[0].tobytes() not in train
 
 
 def test_prose_splits_share_no_paragraph_and_hold_single_lines() -> None:

@@ -30,8 +30,8 @@ def test_images_are_paired_with_the_texts_beside_them(folder: Path) -> None:
     (folder / "sub/b.txt").write_text("ein roter Käfer", encoding="utf-8")
     records = read_pairs(folder)
     assert [record.key for record in records] == ["a.png", "sub/b.jpg"]
-    assert [record.load().text for record in records] == ["a black card", "ein roter Käfer"]
-    assert records[0].load().image.shape == (7, 5, 3)
+    assert [record.load().caption for record in records] == ["a black card", "ein roter Käfer"]
+    assert records[0].load().parts[0].shape == (7, 5, 3)
 
 
 def test_pairs_are_read_from_captions_jsonl(folder: Path) -> None:
@@ -55,7 +55,7 @@ def test_sounds_are_paired_with_the_texts_beside_them(tmp_path: Path) -> None:
         ("b.flac", "a hum"),
         ("sub/a.WAV", "another hum"),
     ]
-    assert len(records[0].load().recording.samples) == 1600
+    assert len(records[0].load().parts[0].samples) == 1600
 
 
 def test_sounds_are_read_from_captions_jsonl_and_decoded_later(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from common.data.document import MixedDocument, Recording
+from common.data.document import Document, Recording
 from common.data.embedded import mixed_documents, speech
 from common.data.embedded.digits import DIGIT_WORDS
 from common.errors import UserError
@@ -21,7 +21,7 @@ KINDS = (
 needs_speech = pytest.mark.skipif(not speech.is_available(), reason="espeak-ng is not installed")
 
 
-def media(document: MixedDocument) -> list[np.ndarray]:
+def media(document: Document) -> list[np.ndarray]:
     return [
         part.samples if isinstance(part, Recording) else part
         for part in document.parts

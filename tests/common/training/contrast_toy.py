@@ -214,8 +214,8 @@ def first_update(run: RunConfig[ContrastConfig], folder: Path) -> dict[str, Tens
     share = Share(
         rank=runtime.rank, num_ranks=runtime.num_ranks, num_micro_batches=run.num_micro_batches
     )
-    (batches,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
-    updater.update(batches, number=1)
+    (update,) = read_updates(task.sources(), first=0, last=1, share=share, num_workers=0)
+    updater.update(update.parts, number=1)
     figures = updater.window.take()
     return named_gradients(updater.model) | {
         name: torch.tensor(value, dtype=torch.float64)

@@ -8,13 +8,14 @@ from tests.common.training.toy import ToyConfig, ToySource
 def keys_read(*, first: int, last: int, share: Share, num_workers: int) -> list[str]:
     sources = {"sine": ToySource(name="sine", batch_size=12, weight=1.0, config=ToyConfig())}
     updates = read_updates(sources, first=first, last=last, share=share, num_workers=num_workers)
-    return [key for parts in updates for part in parts for key in part.batch.keys]
+    return [key for update in updates for part in update.parts for key in part.batch.keys]
 
 
 def test_every_position_of_an_update_is_read_once_by_one_rank() -> None:
     shares = [Share(rank=rank, num_ranks=3, num_micro_batches=2) for rank in range(3)]
-    read = [p for part in (0, 1) for s in shares for p in s.positions(5, part, batch_size=12)]
-    assert read == list(range(60, 72))
+    rows = range(12)
+    read = [r for part in (0, 1) for s in shares for r in rows[s.rows(part, batch_size=12)]]
+    assert read == list(rows)
 
 
 def test_a_loader_started_late_reads_what_an_early_one_reads_then() -> None:
