@@ -3,13 +3,17 @@ sample each. Images are PNG, pixel for pixel the same after decoding; recordings
 bits, off by at most 1/65536 (1/32768 for samples at full scale, since 1.0 has no 16-bit number)."""
 
 import io
-from collections.abc import Iterable
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from transformers import PreTrainedTokenizerBase
 
 from common.data.document import SAMPLE_RATE_HZ, Document, Image, Recording
+from common.data.shards.build import build_indices
 from common.data.shards.writer import (
     SAMPLES_PER_SHARD,
     EncodedMedium,
@@ -17,6 +21,9 @@ from common.data.shards.writer import (
     interleaved_members,
     safe_key,
 )
+from common.errors import UserError
+
+MADE_BY = ".made-by.json"
 
 
 def write_documents(
@@ -37,6 +44,38 @@ def write_documents(
             members = interleaved_members(parts, caption=document.caption)
             writer.write(safe_key(document.key), members)
     return number
+
+
+def write_indexed(
+    folder: Path,
+    documents: Iterable[Document],
+    *,
+    made_by: Mapping[str, object],
+    tokenizers: Sequence[PreTrainedTokenizerBase],
+) -> int:
+    """Write documents to a new folder, index them and count their tokens; how many there are.
+
+    `made_by` says what decides the documents, as JSON. A folder that says the same is complete, and
+    is left as it is, but for tokens that are not counted yet; documents are not asked for then.
+
+    Raises:
+        UserError: the folder holds anything else.
+    """
+    claim = json.dumps(made_by, indent=1)
+    path = folder / MADE_BY
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty; choose another folder")
+        # Under another name until it is whole; what a stopped run left there is made anew.
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_documents(unfinished, documents)
+        (unfinished / MADE_BY).write_text(claim, encoding="utf-8")
+        unfinished.replace(folder)
+    elif path.read_text(encoding="utf-8") != claim:
+        raise UserError(f"{folder} holds documents of other settings; remove it or use another")
+    reports = [build_indices(folder, tokenizer=tokenizer) for tokenizer in tokenizers]
+    return reports[0].num_samples
 
 
 def _encoded(part: str | Image | Recording) -> str | EncodedMedium:
