@@ -21,10 +21,9 @@ from common.data.embedded.documents import (
 )
 from common.data.embedded.episodes import episode_document
 from common.data.embedded.tokenizer import embedded_texts, train_tokenizer
-from common.data.feed import Feed
-from common.data.mixture import Mixture
+from common.data.feed import Feed, mixed
 from common.data.own_data import OWN_KINDS, open_own
-from common.data.sampler import Order, OrderKind
+from common.data.sampler import OrderKind
 from common.data.shards.corpus import open_shards
 from common.errors import UserError
 from flamingo.processing import Part
@@ -52,13 +51,8 @@ def open_feed(
 ) -> Feed:
     """The documents of one kind, without end; generated ones keep their order."""
     corpus = open_corpus(kind, path=path, split=split, seed=seed, tokenizer=tokenizer)
-    order: OrderKind = "stored" if kind in GENERATED else "shuffled"
-    return Feed(
-        corpora=[corpus],
-        orders=[Order(corpus.shard_sizes, seed=seed, visits=order)],
-        mixture=Mixture([1.0], seed=seed),
-        seed=seed,
-    )
+    visits: OrderKind = "stored" if kind in GENERATED else "shuffled"
+    return mixed([corpus], seed=seed, visits=[visits])
 
 
 def open_corpus(

@@ -6,7 +6,7 @@ left out), so that it can continue a list of answers before it has ever seen a p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from common.data.corpus import Split
+from common.data.corpus import Corpus, MadeCorpus, Split
 from common.data.document import Document
 from common.data.embedded.prose import paragraphs
+from common.data.feed import Feed, Supply, mixed
+from common.data.prompt_safety import encode_plain
 from common.data.randomness import generator_at
+from common.data.shards.corpus import open_shards
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
@@ -43,8 +46,10 @@ class LanguageTaskConfig:
     batch_size: int
     # Longest row in tokens.
     max_tokens: int
-    # Rows of English for each row of scene texts.
+    # Share of English; the rest are the texts of generated documents.
     prose_share: float
+    # Shards of the same texts that `prepare_data.py embedded` wrote; None: generated on the way.
+    generated: Path | None = None
     # Seed of the data.
     data_seed: int = 0
 
@@ -61,6 +66,7 @@ class TextExample:
 
     key: str
     ids: Int[Tensor, " s"]
+    supply: Supply = field(default_factory=Supply)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +86,9 @@ class TextBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource:
-    """Rows of text with random access: English and scene texts take turns at random."""
+    """Rows of one text each, with random access."""
 
-    text_at: Callable[[int], tuple[str, str]]  # index -> key and text
+    feed: Feed
     tokenizer: PreTrainedTokenizerBase
     batch_size: int
     max_tokens: int
@@ -90,10 +96,15 @@ class TextSource:
 
     def example(self, position: int) -> TextExample:
         """The row at a position."""
-        key, text = self.text_at(position)
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        drawn = self.feed.read(position)
+        ids = encode_plain(words_of(drawn.document), self.tokenizer)
         ids = [self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id]
-        return TextExample(key=key, ids=torch.tensor(ids[: self.max_tokens]))
+        is_cut = len(ids) > self.max_tokens
+        return TextExample(
+            key=drawn.document.key,
+            ids=torch.tensor(ids[: self.max_tokens]),
+            supply=drawn.supply(is_cut=is_cut),
+        )
 
     def collate(self, examples: Sequence[TextExample]) -> TextBatch:
         """Rows padded to the longest."""
@@ -197,28 +208,35 @@ class LanguageTask:
 
     def _source(self, split: Split) -> TextSource:
         return TextSource(
-            text_at=_mixed_text(
-                split, prose_share=self.config.prose_share, seed=self.config.data_seed
-            ),
+            feed=mixed([self._corpus(split)], seed=self.config.data_seed, visits=["stored"]),
             tokenizer=self.tokenizer,
             batch_size=self.config.batch_size,
             max_tokens=self.config.max_tokens,
         )
 
+    def _corpus(self, split: Split) -> Corpus:
+        config = self.config
+        if split == "train" and config.generated is not None:
+            return open_shards(config.generated)
+        make = text_documents(split, prose_share=config.prose_share, seed=config.data_seed)
+        digest = f"text/{split}/{config.data_seed}/{config.prose_share}"
+        return MadeCorpus("text", make, digest=digest, tokenizer=self.tokenizer)
 
-def _mixed_text(split: Split, *, prose_share: float, seed: int) -> Callable[[int], tuple[str, str]]:
+
+def text_documents(split: Split, *, prose_share: float, seed: int) -> Callable[[int], Document]:
+    """Index -> English, or the text of a generated document, at random."""
     prose = paragraphs("train" if split == "train" else "held_out")
     kinds: tuple[Generated, ...] = ("episodes", "episodes", "scenes", "scene_pairs")
 
-    def text_at(index: int) -> tuple[str, str]:
+    def make(index: int) -> Document:
         generator = generator_at(seed=seed, index=index, stream="flamingo/text")
         if generator.random() < prose_share:
             place = int(generator.integers(len(prose)))
-            return f"prose/{split}/{place}", prose[place]
+            return Document(key=f"prose/{split}/{place}", parts=(prose[place],))
         document = generated(kinds[int(generator.integers(len(kinds)))], split, seed, index)
-        return f"text of {document.key}", words_of(document)
+        return Document(key=f"text of {document.key}", parts=(words_of(document),))
 
-    return text_at
+    return make
 
 
 def words_of(document: Document) -> str:

@@ -21,9 +21,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.data.augmentation import AugmentConfig
 from common.data.corpus import Corpus, MadeCorpus, Split
-from common.data.feed import Feed
-from common.data.mixture import Mixture
-from common.data.sampler import Order, OrderKind
+from common.data.feed import Feed, mixed
+from common.data.shards.corpus import open_shards
 from common.encoders.text import TextEncoder
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
@@ -86,6 +85,8 @@ class ContrastiveConfig:
     tokenizer: Path | None = None
     # Initial gain of an NFNet's residual branches: 0 as published; 1 lets a short run use them.
     residual_gain: float = 0.0
+    # Generated data: the shards that `prepare_data.py embedded` wrote; None: generated on the way.
+    generated: Path | None = None
     # Generated data: scenes of a family differ in one attribute; 1 for no families.
     family_size: int = 4
     # Generated data: share of handwritten digits.
@@ -104,6 +105,8 @@ class ContrastiveConfig:
             raise UserError(f"batch_size={self.batch_size} leaves no negatives; use at least 2")
         if self.family_size < 1:
             raise UserError(f"family_size must be at least 1, not {self.family_size}")
+        if self.pairs and self.generated is not None:
+            raise UserError("give pairs or generated, not both")
         if not 0 <= self.digit_share <= 1:
             raise UserError(f"digit_share must lie in 0..1, not {self.digit_share}")
 
@@ -261,27 +264,33 @@ class ContrastiveTask:
         )
 
     def _feed(self, split: Split) -> Feed:
-        """The user's pairs, or generated ones to train on."""
-        seed, config = self.config.data_seed, self.config
-        corpora: list[Corpus] = [
-            open_corpus(
-                "image_pairs", path=pairs.path, split=split, seed=seed, tokenizer=self.tokenizer
-            )
-            for pairs in config.pairs
-        ]
-        if not corpora:
-            make = generated_pairs(
-                seed=seed, family_size=config.family_size, digit_share=config.digit_share
-            )
-            digest = f"{seed}/{config.family_size}/{config.digit_share}"
-            corpora = [MadeCorpus("pairs", make, digest=digest, tokenizer=self.tokenizer)]
-        kind: OrderKind = "shuffled" if config.pairs else "stored"
-        return Feed(
-            corpora=corpora,
-            orders=[Order(corpus.shard_sizes, seed=seed, visits=kind) for corpus in corpora],
-            mixture=Mixture([pairs.weight for pairs in config.pairs] or [1.0], seed=seed),
-            seed=seed,
+        """The user's pairs, or generated ones to train on, in the order of their families."""
+        own = self.config.pairs
+        if not own:
+            return mixed([self._generated_pairs()], seed=self.config.data_seed, visits=["stored"])
+        return mixed(
+            self._own_pairs(split),
+            seed=self.config.data_seed,
+            visits=["shuffled"] * len(own),
+            weights=[pairs.weight for pairs in own],
         )
+
+    def _own_pairs(self, split: Split) -> list[Corpus]:
+        seed, tokenizer = self.config.data_seed, self.tokenizer
+        return [
+            open_corpus("image_pairs", path=p.path, split=split, seed=seed, tokenizer=tokenizer)
+            for p in self.config.pairs
+        ]
+
+    def _generated_pairs(self) -> Corpus:
+        config = self.config
+        if config.generated is not None:
+            return open_shards(config.generated)
+        make = generated_pairs(
+            seed=config.data_seed, family_size=config.family_size, digit_share=config.digit_share
+        )
+        digest = f"pairs/{config.data_seed}/{config.family_size}/{config.digit_share}"
+        return MadeCorpus("pairs", make, digest=digest, tokenizer=self.tokenizer)
 
     @cached_property
     def _held_out(self) -> Mapping[str, Sequence[Group]]:

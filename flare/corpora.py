@@ -30,10 +30,9 @@ from common.data.embedded.tokenizer import (
     embedded_texts,
     train_tokenizer,
 )
-from common.data.feed import Feed
-from common.data.mixture import Mixture
+from common.data.feed import Feed, mixed
 from common.data.own_data import OWN_KINDS, OwnKind, open_own
-from common.data.sampler import Order
+from common.data.sampler import OrderKind
 from common.data.shards.corpus import open_shards
 from common.errors import UserError
 from flare.processing import CONTROL_TOKENS
@@ -102,16 +101,11 @@ def open_feed(
         for source in sources
     ]
     # Generated documents come at random already, and neighbours shall stay side by side.
-    orders = [
-        Order(
-            corpus.shard_sizes,
-            seed=seed,
-            visits="stored" if source.kind in GENERATED else "shuffled",
-        )
-        for corpus, source in zip(corpora, sources, strict=True)
+    visits: list[OrderKind] = [
+        "stored" if source.kind in GENERATED else "shuffled" for source in sources
     ]
-    mixture = Mixture([source.weight for source in sources], seed=seed)
-    return Feed(corpora=corpora, orders=orders, mixture=mixture, seed=seed)
+    weights = [source.weight for source in sources]
+    return mixed(corpora, seed=seed, visits=visits, weights=weights)
 
 
 def open_corpus(

@@ -7,10 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from common.data.corpus import MadeCorpus
 from common.data.document import Document
-from common.data.feed import Feed
-from common.data.mixture import Mixture
+from common.data.feed import Feed, mixed
 from common.data.packing import PackedRow, PackState
-from common.data.sampler import Order
 from common.training.task import Packs
 
 Draw = Callable[[int], Document]
@@ -24,12 +22,8 @@ def feed_of(
         MadeCorpus(name, draw, digest=name, tokenizer=tokenizer)
         for name, (draw, _) in corpora.items()
     ]
-    return Feed(
-        corpora=made,
-        orders=[Order(corpus.shard_sizes, seed=seed, visits="stored") for corpus in made],
-        mixture=Mixture([weight for _, weight in corpora.values()], seed=seed),
-        seed=seed,
-    )
+    weights = [weight for _, weight in corpora.values()]
+    return mixed(made, seed=seed, visits=["stored"] * len(made), weights=weights)
 
 
 def packed_rows(source: Packs) -> Iterator[PackedRow]:

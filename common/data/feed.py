@@ -12,7 +12,7 @@ from common.data.document import Document, Extent
 from common.data.faults import BadSample, Cause
 from common.data.mixture import Mixture
 from common.data.randomness import generator_at
-from common.data.sampler import Order
+from common.data.sampler import Order, OrderKind
 from common.errors import UserError
 
 MOST_ATTEMPTS = 8  # at finding a usable sample
@@ -126,3 +126,18 @@ class Feed:
             f"{MOST_ATTEMPTS} samples in a row of {corpus.name} cannot be used, the last because: "
             f"{faults[-1].message}"
         )
+
+
+def mixed(
+    corpora: Sequence[Corpus],
+    *,
+    seed: int,
+    visits: Sequence[OrderKind],
+    weights: Sequence[float] = (1.0,),
+) -> Feed:
+    """Corpora by weight, each in an order of its kind."""
+    orders = [
+        Order(corpus.shard_sizes, seed=seed, visits=kind)
+        for corpus, kind in zip(corpora, visits, strict=True)
+    ]
+    return Feed(corpora=corpora, orders=orders, mixture=Mixture(weights, seed=seed), seed=seed)
