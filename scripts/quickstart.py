@@ -2,13 +2,14 @@
 
     python scripts/quickstart.py [--folder runs/quickstart] [--seed 0]
 
-Generates its data, pre-trains the vision encoder by contrast and the language model on text,
+Writes its data as shards, pre-trains the vision encoder by contrast and the language model on text,
 freezes both, trains Flamingo, asks it few-shot questions about scenes it has never seen, and writes
 everything into one folder. The same command again continues where it stopped.
 """
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from common.training.metrics import last_figures
 from common.training.run import RunConfig
 from common.training.trainer import Trainer
 from flamingo.attention_map import attention_map
+from flamingo.embedded_shards import Stored, write_generated
 from flamingo.generation import complete
 from flamingo.recipes import (
     flamingo_tiny,
@@ -51,6 +53,16 @@ from flamingo.recipes import (
     flamingo_tiny_vision,
     make_task,
 )
+from flamingo.task import FlamingoTask
+
+# Documents on disk by kind; a run reads them several times.
+NUM_STORED: Mapping[Stored, int] = {
+    "pairs": 20_000,
+    "texts": 8_000,
+    "episodes": 6_000,
+    "scenes": 2_000,
+    "scene_pairs": 4_000,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +82,7 @@ def main() -> int:
     logging.disable_progress_bar()
     started = time.monotonic()
     try:
+        write_data(options)
         runs = stages(options)
         for name, run in runs.items():
             print(f"\n== {name}: {run.steps} updates ==", flush=True)
@@ -85,20 +98,44 @@ def main() -> int:
 
 
 def stages(options: Options) -> dict[str, RunConfig[Any]]:
-    """The three runs; the last one reads the models of the first two."""
+    """The three runs, on shards; the last one reads the models of the first two."""
     folder, seed = options.folder, options.seed
     vision, language, bridge = flamingo_tiny_vision(), flamingo_tiny_language(), flamingo_tiny()
-    task = replace(
-        bridge.task,
-        data_seed=seed,
-        vision_encoder=folder / "vision" / "model",
-        language_model=folder / "language" / "model",
-    )
-    return {
-        "vision": replace(vision, seed=seed, task=replace(vision.task, data_seed=seed)),
-        "language": replace(language, seed=seed, task=replace(language.task, data_seed=seed)),
-        "flamingo": replace(bridge, seed=seed, task=task),
+    shards = {kind: folder / "data" / kind for kind in NUM_STORED}
+    sources = tuple(replace(source, path=shards[source.kind]) for source in bridge.task.sources)
+    tasks = {
+        "vision": replace(vision.task, data_seed=seed, generated=shards["pairs"]),
+        "language": replace(language.task, data_seed=seed, generated=shards["texts"]),
+        "flamingo": replace(
+            bridge.task,
+            data_seed=seed,
+            sources=sources,
+            vision_encoder=folder / "vision" / "model",
+            language_model=folder / "language" / "model",
+        ),
     }
+    runs = {"vision": vision, "language": language, "flamingo": bridge}
+    return {name: replace(run, seed=seed, task=tasks[name]) for name, run in runs.items()}
+
+
+def write_data(options: Options) -> None:
+    """The generated documents of all stages as shards, unless they are there."""
+    print(f"== data: shards in {options.folder / 'data'} ==", flush=True)
+    vision, language = flamingo_tiny_vision().task, flamingo_tiny_language().task
+    # The language stage will save the same tokenizer with its model.
+    bridge = replace(flamingo_tiny().task, language_model=None, vision_encoder=None)
+    tokenizer = FlamingoTask(bridge).processor.tokenizer
+    for kind, num in NUM_STORED.items():
+        write_generated(
+            options.folder / "data" / kind,
+            kind,
+            num=num,
+            seed=options.seed,
+            family_size=vision.family_size,
+            digit_share=vision.digit_share,
+            prose_share=language.prose_share,
+            tokenizers=[tokenizer],
+        )
 
 
 def report(options: Options, runs: dict[str, RunConfig[Any]], *, started: float) -> None:

@@ -2,9 +2,9 @@
 
     python scripts/quickstart_flare.py [--folder runs/quickstart-flare] [--seed 0]
 
-Generates its data, trains every part from random weights with all objectives at once, finds the
-captions of scenes and sounds it has never met, writes captions of its own, and puts everything into
-one folder. The same command again continues where it stopped.
+Writes its data as shards, trains every part from random weights with all objectives at once, finds
+the captions of scenes and sounds it has never met, writes captions of its own, and puts everything
+into one folder. The same command again continues where it stopped.
 """
 
 import sys
@@ -35,6 +35,8 @@ from common.training.config_json import to_json
 from common.training.display import configure_logging
 from common.training.metrics import last_figures
 from common.training.trainer import Trainer
+from flare.corpora import Generated
+from flare.embedded_shards import write_generated
 from flare.evaluation import CaptionScore, media_of
 from flare.held_out import WrittenCaption
 from flare.recipes import FlareRun, flare_tiny
@@ -43,6 +45,14 @@ from flare.task import FlareTask
 RETRIEVAL_GROUPS = 4  # of 64 captions each
 NUM_CAPTIONS = 64  # written per kind of held-out media
 SHOWN = 8
+# Documents on disk by kind, of prose always all; a run reads them several times.
+NUM_STORED: Mapping[Generated, int] = {
+    "scenes": 12_000,
+    "sounds": 8_000,
+    "digits": 2_000,
+    "mixed": 2_000,
+    "prose": 0,
+}
 
 Retrieval = Mapping[str, Mapping[str, float]]
 Captions = Mapping[str, tuple[CaptionScore, list[WrittenCaption]]]
@@ -65,7 +75,7 @@ def main() -> int:
     logging.disable_progress_bar()
     started = time.monotonic()
     try:
-        run = seeded(flare_tiny(), options.seed)
+        run = stored(seeded(flare_tiny(), options.seed), options.folder / "data")
         task = FlareTask(run.task, steps=run.steps)
         print(f"\n== FLARE: {run.steps} updates ==", flush=True)
         outcome = Trainer(run, task, options.folder / "flare").train()
@@ -82,6 +92,23 @@ def main() -> int:
 def seeded(run: FlareRun, seed: int) -> FlareRun:
     """The recipe under another seed of initialisation and data."""
     return replace(run, seed=seed, task=replace(run.task, data_seed=seed))
+
+
+def stored(run: FlareRun, folder: Path) -> FlareRun:
+    """The run on shards of its generated documents, which are written unless they are there."""
+    print(f"== data: shards in {folder} ==", flush=True)
+    tokenizer = FlareTask(run.task, steps=run.steps).processor.tokenizer
+    for kind, num in NUM_STORED.items():
+        write_generated(
+            folder / kind,
+            kind,
+            num=num,
+            seed=run.task.data_seed,
+            family_size=run.task.family_size,
+            tokenizers=[tokenizer],
+        )
+    sources = tuple(replace(source, path=folder / source.kind) for source in run.task.sources)
+    return replace(run, task=replace(run.task, sources=sources))
 
 
 def report(options: Options, run: FlareRun, task: FlareTask, *, started: float) -> None:
