@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py media-attention
     python scripts/benchmark.py loss --json
+    python scripts/benchmark.py data
 
 A suite is a module of `scripts/benchmarks` that says what it measures.
 """

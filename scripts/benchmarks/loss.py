@@ -1,0 +1,68 @@
+"""The language-model loss of 2048 positions of width 512 over a vocabulary of 65,536, forward and
+backward, float32, two threads: by chunks, and through all logits at once."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from common.objectives.language import linear_next_token_loss
+from scripts.benchmarks.timing import Row, Run, alternating, ratio
+
+POSITIONS, VOCABULARY, WIDTH = 2048, 65_536, 512
+MASKED_POSITIONS = 307  # 15 %, as masked language modeling selects them
+THREADS = 2
+REPEATS = 7
+
+
+def figures() -> list[Row]:
+    """A row for every way; memory is the peak beyond the weight's gradient."""
+    torch.set_num_threads(THREADS)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(POSITIONS, WIDTH, generator=generator, requires_grad=True)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator).mul_(WIDTH**-0.5).requires_grad_()
+    targets = torch.randint(VOCABULARY, (POSITIONS,), generator=generator)
+
+    def by_chunks(positions: int = POSITIONS) -> tuple[Tensor, ...]:
+        rows, wanted = hidden[:positions], targets[:positions]
+        value = linear_next_token_loss(rows, weight, wanted, z_loss=0.0)
+        return (value.detach(), *torch.autograd.grad(value, (hidden, weight)))
+
+    def all_logits() -> tuple[Tensor, ...]:
+        value = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+        return (value.detach(), *torch.autograd.grad(value, (hidden, weight)))
+
+    for ours, theirs in zip(by_chunks(), all_logits(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    ways: list[tuple[str, int, Run]] = [
+        ("all logits", POSITIONS, all_logits),
+        ("by chunks", POSITIONS, by_chunks),
+        ("by chunks, 15 %", MASKED_POSITIONS, lambda: by_chunks(MASKED_POSITIONS)),
+    ]
+    memory = [_peak_bytes(run) - 4 * weight.numel() for _, _, run in ways]
+    times = alternating([run for _, _, run in ways], repeats=REPEATS)
+    return [
+        {
+            "way": name,
+            "positions": positions,
+            "memory, MB": round(memory[i] / 1e6, 1),
+            "memory ratio": ratio(memory[i], memory[0]),
+            "time, s": round(times[i], 2),
+            "time ratio": ratio(times[i], times[0]),
+        }
+        for i, (name, positions, _) in enumerate(ways)
+    ]
+
+
+def _peak_bytes(run: Run) -> int:
+    """The most bytes of tensors alive at once, from every allocation the profiler has recorded."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    assert record.profiler is not None
+    assert record.profiler.kineto_results is not None
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
