@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from common.data.augmentation import AugmentConfig, augment
 from common.data.document import Document, Recording
-from common.data.feed import Feed, merged
+from common.data.feed import Drawn, Feed, merged
 from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
 from common.errors import UserError
@@ -142,18 +143,18 @@ class MixtureSource:
     def example(self, row: PackedRow) -> FlareExample:
         """A row's documents, one after another."""
         sizes = [self._size(number).tokens for number in row.numbers]
+        all_drawn = [self._drawn(number, row.update) for number in row.numbers]
         examples, spare = [], self.max_tokens - sum(sizes)
-        for number, size in zip(row.numbers, sizes, strict=True):
+        for number, drawn, size in zip(row.numbers, all_drawn, sizes, strict=True):
             # What stands in for a bad sample may be longer; it may take what the row has to spare.
-            example = self._encoded(number, row.update, max_tokens=size + spare)
+            example = self._encoded(drawn, number, row.update, max_tokens=size + spare)
             spare += size - len(example.ids)
             examples.append(example)
         return join(examples)
 
     def collate(self, examples: Sequence[FlareExample]) -> FlareBatch:
         """Rows of one batch, all of the same length."""
-        padding_id = self.encoder.processor.tokenizer.pad_token_id
-        return collate(examples, padding_id=padding_id, width=self.max_tokens)
+        return collate(examples, encoder=self.encoder, width=self.max_tokens)
 
     def _size(self, number: int) -> Size:
         extent = self.feed.extent(number)
@@ -162,18 +163,20 @@ class MixtureSource:
             tokens=min(tokens, self.max_tokens), images=extent.num_images, clips=extent.num_clips
         )
 
-    def _encoded(self, number: int, update: int, *, max_tokens: int) -> FlareExample:
-        """The document at a number, in its place."""
-        is_augmented = update < self.augment_steps
-        crop = self.augmentation.min_crop_area if is_augmented else 1.0
-        least_side = math.ceil(self.encoder.image_size / crop**0.5)
-        drawn = self.feed.read(number, least_side=least_side)
-        document = self._augmented(drawn.document, number) if is_augmented else drawn.document
+    def _drawn(self, number: int, update: int) -> Drawn:
+        """The document at a number as this update sees it."""
+        if update >= self.augment_steps:
+            return self.feed.read(number, least_side=self.encoder.image_size)
+        largest = math.ceil(self.encoder.image_size / self.augmentation.min_crop_area**0.5)
+        drawn = self.feed.read(number, least_side=largest)
+        return replace(drawn, document=self._augmented(drawn.document, number))
+
+    def _encoded(self, drawn: Drawn, number: int, update: int, *, max_tokens: int) -> FlareExample:
         generator = generator_at(seed=self.seed, index=number, stream="flare/form")
         form = self.masking.draw_form(update / self.steps, generator)
-        ids = self.encoder.tokens(document)
+        ids = self.encoder.tokens(drawn.document)
         example = self.encoder.encode(
-            document,
+            drawn.document,
             ids,
             generator,
             form=form,
@@ -207,7 +210,7 @@ def join(examples: Sequence[FlareExample]) -> FlareExample:
         labels=torch.cat([example.labels for example in examples]),
         documents=torch.cat([torch.full_like(e.ids, i) for i, e in enumerate(examples)]),
         bidirectional=torch.cat([example.bidirectional for example in examples]),
-        images=torch.cat([example.images for example in examples]),
+        images=tuple(image for example in examples for image in example.images),
         clips=tuple(clip for example in examples for clip in example.clips),
         captions=tuple(captions),
         supply=merged(example.supply for example in examples),
@@ -215,7 +218,7 @@ def join(examples: Sequence[FlareExample]) -> FlareExample:
 
 
 def collate(
-    examples: Sequence[FlareExample], *, padding_id: int, width: int | None = None
+    examples: Sequence[FlareExample], *, encoder: DocumentEncoder, width: int | None = None
 ) -> FlareBatch:
     """Rows padded to a width, or to the longest, followed by the rows of their captions."""
     whole = join(examples)  # media and captions of the batch, numbered through
@@ -229,7 +232,9 @@ def collate(
     last = [(len(examples) + row) * width + end - 1 for row, end in places]
     return FlareBatch(
         keys=[example.key for example in examples],
-        input_ids=_padded([row.ids for row in rows], padding_id, width),
+        input_ids=_padded(
+            [row.ids for row in rows], encoder.processor.tokenizer.pad_token_id, width
+        ),
         document_ids=_padded(
             [row.documents for row in rows],
             max(int(row.documents.max()) for row in rows) + 1,
@@ -237,7 +242,7 @@ def collate(
         ),
         bidirectional=bidirectional,
         num_caption_rows=len(rows) - len(examples),
-        pixel_values=whole.images,
+        pixel_values=_stacked(whole.images, size=encoder.image_size),
         waveforms=pad_sequence(list(clips), batch_first=True)[: len(whole.clips)],
         audio_lengths=torch.tensor([len(clip) for clip in whole.clips], dtype=torch.int64),
         targets={
@@ -246,6 +251,13 @@ def collate(
         },
         pairs={term: _pair_index(term, whole.captions, last) for term in PAIR_TERMS},
     )
+
+
+def _stacked(images: Sequence[Tensor], *, size: int) -> UInt8[Tensor, "m c y x"]:
+    """One tensor, its channels named before its sides but stored last, as images come."""
+    none = torch.zeros(size, size, 3, dtype=torch.uint8)
+    stacked = torch.stack([*images] or [none])[: len(images)]
+    return rearrange(stacked, "m y x c -> m c y x")
 
 
 def _first_fit(lengths: Sequence[int], *, width: int) -> list[tuple[int, int]]:
@@ -275,7 +287,7 @@ def _caption_rows(captions: Sequence[Caption], rows: Sequence[int]) -> list[Flar
                 labels=torch.full_like(caption.ids, IGNORED),
                 documents=torch.zeros_like(caption.ids),
                 bidirectional=torch.zeros_like(caption.ids, dtype=torch.bool),
-                images=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
+                images=(),
                 clips=(),
                 captions=(),
             )

@@ -5,7 +5,6 @@ the image or the clip. Targets are text, and in causal documents the closing `</
 control token is ever predicted or hidden.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,7 +44,7 @@ class FlareExample:
     labels: Int[Tensor, " s"]
     documents: Int[Tensor, " s"]
     bidirectional: Bool[Tensor, " s"]
-    images: UInt8[Tensor, "m c y x"]
+    images: tuple[UInt8[Tensor, "y x c"], ...]
     clips: tuple[Tensor, ...]
     captions: tuple[Caption, ...]
     supply: Supply = field(default_factory=Supply)
@@ -100,7 +99,7 @@ class DocumentEncoder:
             labels=torch.from_numpy(labels),
             documents=torch.zeros(len(taught), dtype=torch.int64),
             bidirectional=torch.full((len(taught),), form == "masked"),
-            images=self._stack(images),
+            images=tuple(self._pixels(image) for image in images),
             clips=tuple(self._clip(clip) for clip in clips),
             captions=tuple(self._caption(text, term, max_tokens) for term, text in captions),
         )
@@ -116,8 +115,11 @@ class DocumentEncoder:
         )
 
     @cached_property
-    def _control_ids(self) -> Int[np.ndarray, " n"]:
-        return np.array(self.processor.control_ids)
+    def _is_control(self) -> Bool[np.ndarray, " v"]:
+        """By id."""
+        table = np.zeros(len(self.processor.tokenizer), dtype=np.bool_)
+        table[self.processor.control_ids] = True
+        return table
 
     @cached_property
     def _plain_ids(self) -> range:
@@ -143,7 +145,7 @@ class DocumentEncoder:
         mask_rate: float,
     ) -> tuple[Int[np.ndarray, " z"], Int[np.ndarray, " z"]]:
         """Ids as the model reads them, and the labels."""
-        is_text = ~np.isin(ids, self._control_ids)
+        is_text = ~self._is_control[ids]
         mask_id, end_id = self.processor.mask_token_id, self.processor.tokenizer.eos_token_id
         if form == "masked":
             corrupted, is_target = corrupt(
@@ -157,7 +159,7 @@ class DocumentEncoder:
             return corrupted, np.where(is_target, ids, IGNORED)
         if form == "cm3":
             ids = cm3(ids, is_text, generator, mask_id=mask_id, end_id=end_id)
-        is_target = ~np.isin(ids, self._control_ids) | (ids == end_id)
+        is_target = ~self._is_control[ids] | (ids == end_id)
         is_target[0] = False  # some tokenizers begin documents with what ends them
         return ids, np.where(is_target, ids, IGNORED)
 
@@ -173,12 +175,8 @@ class DocumentEncoder:
         num_clips = self._count(ids, processor.audio_token_id) // processor.audio_queries
         return images[:num_images], clips[:num_clips]
 
-    def _stack(self, images: Sequence[Image]) -> UInt8[Tensor, "m c y x"]:
-        size = self.image_size
-        if not images:
-            return torch.zeros(0, 3, size, size, dtype=torch.uint8)
-        fitted = np.stack([resize_and_centre_crop(image, size=size) for image in images])
-        return torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
+    def _pixels(self, image: Image) -> UInt8[Tensor, "y x c"]:
+        return torch.from_numpy(resize_and_centre_crop(image, size=self.image_size))
 
     def _clip(self, recording: Recording) -> Float32[Tensor, " t"]:
         """The first `max_samples` samples; silence follows what is shorter than one frame."""

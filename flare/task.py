@@ -257,8 +257,7 @@ class FlareTask:
             )
             for document in documents
         ]
-        padding_id = self.processor.tokenizer.pad_token_id
-        batch = collate(examples, padding_id=padding_id).to(model.device)
+        batch = collate(examples, encoder=encoder).to(model.device)
         return self.pairs(model, "mixture", batch)[f"{medium}_text"]
 
     def _validation_batches(self) -> list[FlareBatch]:

@@ -30,6 +30,8 @@ class Mixture:
         self._turn = lru_cache(maxsize=KEPT_TURNS)(self._turn_of)
 
     def __call__(self, number: int) -> tuple[int, int]:
+        if len(self.shares) == 1:
+            return 0, number
         turn, slot = divmod(number, len(self.slots))
         order, ranks = self._turn(turn)
         chosen = int(order[slot])

@@ -1,6 +1,7 @@
 """Photos of scikit-learn as JPEGs of the size that web data have and shards of these."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +43,17 @@ def encoded_photos() -> list[bytes]:
 def photo_corpus(
     root: Path, photos: list[bytes], tokenizer: PreTrainedTokenizerBase
 ) -> ShardCorpus:
-    """Four shards of 250 photos, each with a sentence's beginning for a caption."""
+    """Four shards of 250 photos as img2dataset writes them, with twelve words for a caption."""
     prose = " ".join(paragraphs("train")).split()
     with ShardWriter(root, samples_per_shard=SAMPLES_PER_SHARD) as writer:
         for number in range(SAMPLES):
             start = number * CAPTION_WORDS % (len(prose) - CAPTION_WORDS)
             caption = " ".join(prose[start : start + CAPTION_WORDS])
             photo = photos[number % len(photos)]
-            writer.write(f"{number:06d}", {"jpg": photo, "txt": caption.encode()})
+            # img2dataset writes all that it knows beside image and caption.
+            facts = {"caption": caption, "width": WIDTH, "height": HEIGHT, "status": "success"}
+            members = {"jpg": photo, "txt": caption.encode(), "json": json.dumps(facts).encode()}
+            writer.write(f"{number:06d}", members)
     build_indices(root, tokenizer=tokenizer)
     return open_shards(root, tokenizer=tokenizer)
 

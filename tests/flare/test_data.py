@@ -73,7 +73,7 @@ def encode(
 
 
 def batch_of(examples: Sequence[FlareExample]) -> FlareBatch:
-    return collate(examples, padding_id=0)
+    return collate(examples, encoder=encoder())
 
 
 def mixture(*, names: Sequence[str] = ("told", "heard", "read"), **fields: object) -> MixtureSource:
@@ -327,8 +327,9 @@ def test_a_row_is_a_function_of_its_documents() -> None:
     source = mixture(**fields)
     for position in (11, 3, 0, 7):
         again, before = source.example(rows[position]), forward[position]
-        for name in ("ids", "labels", "documents", "bidirectional", "images"):
+        for name in ("ids", "labels", "documents", "bidirectional"):
             assert torch.equal(getattr(again, name), getattr(before, name))
+        assert all(map(torch.equal, again.images, before.images))
     assert not torch.equal(mixture(**fields, seed=1).example(rows[0]).ids, forward[0].ids)
 
 
@@ -336,10 +337,12 @@ def test_augmentation_ends_after_its_updates() -> None:
     plain, augmented = (
         packed_examples(source, 9) for source in (mixture(), mixture(augment_steps=2))
     )
-    seen = [i for i in range(8) if plain[i].images.sum() > 1_000]
-    assert not any(torch.equal(plain[i].images, augmented[i].images) for i in seen)
+    pairs = [p for i in range(8) for p in zip(plain[i].images, augmented[i].images, strict=True)]
+    seen = [pair for pair in pairs if pair[0].min() > 9]
+    # Of so plain an image a weak jitter may leave every pixel as it was.
+    assert sum(torch.equal(*pair) for pair in seen) < len(seen) / 3
     assert torch.equal(plain[7].labels, augmented[7].labels)
-    assert torch.equal(plain[8].images, augmented[8].images)
+    assert all(map(torch.equal, plain[8].images, augmented[8].images))
     assert len(seen) > 2
 
 
