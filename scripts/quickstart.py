@@ -101,7 +101,7 @@ def stages(options: Options) -> dict[str, RunConfig[Any]]:
     """The three runs, on shards; the last one reads the models of the first two."""
     folder, seed = options.folder, options.seed
     vision, language, bridge = flamingo_tiny_vision(), flamingo_tiny_language(), flamingo_tiny()
-    shards = {kind: folder / "data" / kind for kind in NUM_STORED}
+    shards: dict[str, Path] = {kind: folder / "data" / kind for kind in NUM_STORED}
     sources = tuple(replace(source, path=shards[source.kind]) for source in bridge.task.sources)
     tasks = {
         "vision": replace(vision.task, data_seed=seed, generated=shards["pairs"]),
@@ -114,7 +114,11 @@ def stages(options: Options) -> dict[str, RunConfig[Any]]:
             language_model=folder / "language" / "model",
         ),
     }
-    runs = {"vision": vision, "language": language, "flamingo": bridge}
+    runs: dict[str, RunConfig[Any]] = {
+        "vision": vision,
+        "language": language,
+        "flamingo": bridge,
+    }
     return {name: replace(run, seed=seed, task=tasks[name]) for name, run in runs.items()}
 
 
