@@ -1,7 +1,7 @@
 """Flamingo's generated training documents as shards, a folder for each kind: what training would
 generate at the same seed, in the same order, decoded from disk as the user's data is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ def write_generated(
     family_size: int,
     digit_share: float,
     prose_share: float,
-    tokenizers: Sequence[PreTrainedTokenizerBase],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> int:
     """Write the first `num` training documents of a kind; how many there are.
 
@@ -47,4 +47,4 @@ def write_generated(
         made_by |= {"prose_share": prose_share}
     else:
         draw = partial(generated, kind, "train", seed)
-    return write_indexed(folder, map(draw, range(num)), made_by=made_by, tokenizers=tokenizers)
+    return write_indexed(folder, map(draw, range(num)), made_by=made_by, tokenizer=tokenizer)

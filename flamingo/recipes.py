@@ -13,12 +13,7 @@ from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, Sc
 from common.training.task import Task
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
 from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
-from flamingo.vision_pretraining import (
-    ContrastiveConfig,
-    ContrastiveTask,
-    PairsConfig,
-    tiny_contrastive,
-)
+from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask, tiny_contrastive
 
 FlamingoRun = RunConfig[FlamingoTaskConfig]
 
@@ -87,7 +82,7 @@ def flamingo_80b_vision() -> RunConfig[ContrastiveConfig]:
             max_tokens=64,
             weight_decay=0.1,
             image_size=288,
-            pairs=(PairsConfig(path=Path("data/align")), PairsConfig(path=Path("data/ltip"))),
+            pairs=(Path("data/align"), Path("data/ltip")),
         ),
         optimizer=OptimizerConfig(peak_learning_rate=1e-3),
         schedule=ScheduleConfig(warmup_steps=5_000),

@@ -48,16 +48,6 @@ SAMPLE_IMAGES = 3  # per kind of held-out data
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig:
-    """One data set of image-caption pairs."""
-
-    # Folder of shards, or of images and their captions.
-    path: Path
-    # Pairs of this data set in proportion to those of the others.
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig:
     """Towers and data of the contrastive stage."""
 
@@ -79,8 +69,10 @@ class ContrastiveConfig:
     weight_decay: float
     # Image side in pixels; None: the preset's.
     image_size: int | None = None
-    # Data sets of image-caption pairs, mixed by weight; none: generated scenes and digits.
-    pairs: tuple[PairsConfig, ...] = ()
+    # Folders of image-caption pairs, or of shards of them; none: generated scenes and digits.
+    pairs: tuple[Path, ...] = ()
+    # Pairs of each folder in proportion to those of the others; none: all alike.
+    pair_weights: tuple[float, ...] = ()
     # Folder of a tokenizer; None: the small byte-level one of the generated data.
     tokenizer: Path | None = None
     # Initial gain of an NFNet's residual branches: 0 as published; 1 lets a short run use them.
@@ -105,6 +97,11 @@ class ContrastiveConfig:
             raise UserError(f"batch_size={self.batch_size} leaves no negatives; use at least 2")
         if self.family_size < 1:
             raise UserError(f"family_size must be at least 1, not {self.family_size}")
+        if self.pair_weights and len(self.pair_weights) != len(self.pairs):
+            raise UserError(
+                f"{len(self.pairs)} folders of pairs need as many pair_weights, not "
+                f"{len(self.pair_weights)}"
+            )
         if self.pairs and self.generated is not None:
             raise UserError("give pairs or generated, not both")
         if not 0 <= self.digit_share <= 1:
@@ -272,14 +269,14 @@ class ContrastiveTask:
             self._own_pairs(split),
             seed=self.config.data_seed,
             visits=["shuffled"] * len(own),
-            weights=[pairs.weight for pairs in own],
+            weights=self.config.pair_weights or [1.0] * len(own),
         )
 
     def _own_pairs(self, split: Split) -> list[Corpus]:
         seed, tokenizer = self.config.data_seed, self.tokenizer
         return [
-            open_corpus("image_pairs", path=p.path, split=split, seed=seed, tokenizer=tokenizer)
-            for p in self.config.pairs
+            open_corpus("image_pairs", path=path, split=split, seed=seed, tokenizer=tokenizer)
+            for path in self.config.pairs
         ]
 
     def _generated_pairs(self) -> Corpus:

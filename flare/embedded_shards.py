@@ -1,7 +1,6 @@
 """FLARE's generated training documents as shards, a folder for each kind: what `open_corpus` would
 generate at the same seed, in the same order, decoded from disk as the user's data is."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +19,7 @@ def write_generated(
     num: int,
     seed: int,
     family_size: int,
-    tokenizers: Sequence[PreTrainedTokenizerBase],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> int:
     """Write the first `num` training documents of a kind, of prose all; how many there are.
 
@@ -36,4 +35,4 @@ def write_generated(
         "seed": seed,
         "family_size": family_size,
     }
-    return write_indexed(folder, map(draw, range(num)), made_by=made_by, tokenizers=tokenizers)
+    return write_indexed(folder, map(draw, range(num)), made_by=made_by, tokenizer=tokenizer)

@@ -45,15 +45,16 @@ from common.training.metrics import last_figures
 from common.training.run import RunConfig
 from common.training.trainer import Trainer
 from flamingo.attention_map import attention_map
+from flamingo.corpora import embedded_tokenizer
 from flamingo.embedded_shards import Stored, write_generated
 from flamingo.generation import complete
+from flamingo.presets import PRESETS
 from flamingo.recipes import (
     flamingo_tiny,
     flamingo_tiny_language,
     flamingo_tiny_vision,
     make_task,
 )
-from flamingo.task import FlamingoTask
 
 # Documents on disk by kind; a run reads them several times.
 NUM_STORED: Mapping[Stored, int] = {
@@ -126,9 +127,7 @@ def write_data(options: Options) -> None:
     """The generated documents of all stages as shards, unless they are there."""
     print(f"== data: shards in {options.folder / 'data'} ==", flush=True)
     vision, language = flamingo_tiny_vision().task, flamingo_tiny_language().task
-    # The language stage will save the same tokenizer with its model.
-    bridge = replace(flamingo_tiny().task, language_model=None, vision_encoder=None)
-    tokenizer = FlamingoTask(bridge).processor.tokenizer
+    tokenizer = embedded_tokenizer(PRESETS[language.model]().text_config.vocab_size)
     for kind, num in NUM_STORED.items():
         write_generated(
             options.folder / "data" / kind,
@@ -138,7 +137,7 @@ def write_data(options: Options) -> None:
             family_size=vision.family_size,
             digit_share=vision.digit_share,
             prose_share=language.prose_share,
-            tokenizers=[tokenizer],
+            tokenizer=tokenizer,
         )
 
 

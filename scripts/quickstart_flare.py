@@ -105,7 +105,7 @@ def stored(run: FlareRun, folder: Path) -> FlareRun:
             num=num,
             seed=run.task.data_seed,
             family_size=run.task.family_size,
-            tokenizers=[tokenizer],
+            tokenizer=tokenizer,
         )
     sources = tuple(replace(source, path=folder / source.kind) for source in run.task.sources)
     return replace(run, task=replace(run.task, sources=sources))

@@ -19,12 +19,7 @@ from common.training.task import Batch, Contrastive, Example, Source, Task
 from common.training.update import Updater
 from flamingo.caption_pairs import PairBatch, generated_groups, generated_pairs
 from flamingo.recipes import flamingo_tiny_vision
-from flamingo.vision_pretraining import (
-    ContrastiveConfig,
-    ContrastiveModel,
-    ContrastiveTask,
-    PairsConfig,
-)
+from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveModel, ContrastiveTask
 
 CONFIG = ContrastiveConfig(
     model="flamingo_tiny",
@@ -194,7 +189,7 @@ def test_a_folder_of_pairs_trains_and_is_validated_on_held_out_pairs(task, tmp_p
     tokenizer = tmp_path / "tokenizer"
     task.tokenizer.save_pretrained(tokenizer)
     config = replace(
-        CONFIG, pairs=(PairsConfig(path=tmp_path),), tokenizer=tokenizer, augment_steps=1
+        CONFIG, pairs=(tmp_path,), tokenizer=tokenizer, augment_steps=1
     )
     task = ContrastiveTask(config)
     source = task.sources()["pairs"]

@@ -5,7 +5,7 @@ bits, off by at most 1/65536 (1/32768 for samples at full scale, since 1.0 has n
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def write_indexed(
     documents: Iterable[Document],
     *,
     made_by: Mapping[str, object],
-    tokenizers: Sequence[PreTrainedTokenizerBase],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> int:
     """Write documents to a new folder, index them and count their tokens; how many there are.
 
@@ -74,8 +74,7 @@ def write_indexed(
         unfinished.replace(folder)
     elif path.read_text(encoding="utf-8") != claim:
         raise UserError(f"{folder} holds documents of other settings; remove it or use another")
-    reports = [build_indices(folder, tokenizer=tokenizer) for tokenizer in tokenizers]
-    return reports[0].num_samples
+    return build_indices(folder, tokenizer=tokenizer).num_samples
 
 
 def _encoded(part: str | Image | Recording) -> str | EncodedMedium:

@@ -54,9 +54,10 @@ class ShardFile:
         ends = self.read(0, length) + self.read(size - length, length)
         return f"{size}-{blake2b(ends, digest_size=16).hexdigest()}"
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound above, since modules may be gone when the interpreter ends.
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
 
 def find_shards(root: Path) -> dict[str, int]:

@@ -36,9 +36,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
             f"{type(tokenizer).__name__} is no fast tokenizer; use one with a tokenizer.json"
         )
     state = json.loads(backend.to_str())
-    # The last call left these there; they do not change the tokens of a text.
-    state.pop("padding", None)
-    state.pop("truncation", None)
+    # Texts are encoded plainly: what the last call left there, what stands around a text, and
+    # control tokens, which models add to their tokenizer, change nothing.
+    for name in ("padding", "truncation", "post_processor"):
+        state.pop(name, None)
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
     return blake2b(json.dumps(state).encode(), digest_size=6).hexdigest()
 
 

@@ -1,0 +1,1 @@
+"""Preparing data sets from the command line: options as data, and the work they ask for."""
