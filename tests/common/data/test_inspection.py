@@ -150,11 +150,11 @@ def test_a_complete_folder_is_not_made_again(tmp_path: Path) -> None:
             folder,
             (broken() if number == 4 else documents[number] for number in range(9)),
             made_by=made_by,
-            tokenizers=[tokenizer],
+            tokenizer=tokenizer,
         )
     assert not folder.exists()
-    assert write_indexed(folder, documents, made_by=made_by, tokenizers=[tokenizer]) == 9
+    assert write_indexed(folder, documents, made_by=made_by, tokenizer=tokenizer) == 9
     never = (broken() for _ in range(9))
-    assert write_indexed(folder, never, made_by=made_by, tokenizers=[tokenizer]) == 9
+    assert write_indexed(folder, never, made_by=made_by, tokenizer=tokenizer) == 9
     with pytest.raises(UserError, match="of other settings"):
-        write_indexed(folder, never, made_by={"kind": "lakes"}, tokenizers=[tokenizer])
+        write_indexed(folder, never, made_by={"kind": "lakes"}, tokenizer=tokenizer)
