@@ -9,10 +9,12 @@ import torch
 
 from common.checkpoint.digests import tensors_digest
 from common.checkpoint.folder import (
+    DamagedCheckpointError,
     list_checkpoints,
     newest_good_checkpoint,
     remove_old_checkpoints,
     step_folder,
+    verify_folder,
     write_folder,
 )
 from common.checkpoint.random_state import (
@@ -53,6 +55,27 @@ def test_any_damage_is_noticed_and_the_checkpoint_set_aside(
         assert newest_good_checkpoint(tmp_path) == good
     assert "step_00000005" in caplog.text
     assert list_checkpoints(tmp_path) == [good]
+
+
+@pytest.mark.slow
+def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    def fill(inside: Path) -> None:
+        # One flipped bit makes one of the names the other's.
+        for name in ("a1", "a3"):
+            (inside / name).write_bytes(name.encode())
+
+    folder = step_folder(tmp_path, 1)
+    write_folder(folder, fill)
+    manifest = folder / "manifest.json"
+    content = manifest.read_bytes()
+    for position in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        manifest.write_bytes(flipped)
+        with pytest.raises(DamagedCheckpointError):
+            verify_folder(folder)
+    manifest.write_bytes(content)
+    verify_folder(folder)
 
 
 def test_when_every_checkpoint_is_damaged_the_run_refuses_to_start_anew(tmp_path: Path) -> None:
