@@ -1,0 +1,242 @@
+"""Flamingo's three stages as planning sees them: towers over images, and a language model's layers.
+
+Each gated block belongs into the pipeline stage of the layer before which it runs. What is frozen
+is taken as it runs: gradients cross the language model but not the vision encoder.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from common.objectives.language import next_token_loss
+from common.parallel.plan.counting import Call, captured, fresh
+from common.parallel.plan.footprint import Footprint, Tower, Unit
+from common.training.run import RunConfig
+from flamingo.config import FlamingoConfig, FlamingoVisionConfig
+from flamingo.language_model import build_language_model, decoder_layers
+from flamingo.language_pretraining import LanguageTaskConfig
+from flamingo.media import Media
+from flamingo.model import FlamingoForConditionalGeneration
+from flamingo.presets import PRESETS
+from flamingo.task import FlamingoTaskConfig
+from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask
+
+
+def footprint(
+    run: RunConfig[Any],
+    *,
+    images_per_row: int | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Footprint:
+    """The model of a run of any stage; rows hold as many images as the run allows, if not told."""
+    if isinstance(run.task, ContrastiveConfig):
+        return _contrastive(run.task, dtype)
+    if isinstance(run.task, LanguageTaskConfig):
+        return _language(run.task, dtype)
+    return _flamingo(run.task, images_per_row or run.task.max_images, dtype)
+
+
+def _flamingo(task: FlamingoTaskConfig, images: int, dtype: torch.dtype) -> Footprint:
+    config = PRESETS[task.model]()
+    if task.image_size is not None:
+        vision = {n: getattr(config.vision_config, n) for n in FlamingoVisionConfig.__annotations__}
+        config.vision_config = FlamingoVisionConfig(**(vision | {"image_size": task.image_size}))
+    full, short = _built(config), _built(_shortened(config)).to(dtype)
+    length = task.max_tokens
+    frozen = decoder_layers(full.language_model)[0]
+    layer = _unit("language model layer", frozen, _layer_of(short, length))
+    gated = _unit("gated block", full.gated_blocks[0], _gated_of(short, length, images))
+    with_media = config.cross_attention_layers
+    number = int(config.text_config.num_hidden_layers)
+    return Footprint(
+        name=task.model,
+        rows=sum(source.batch_size for source in task.sources),
+        tokens_per_row=length,
+        towers=(_vision(full, short, images), _resampler(full, short, images)),
+        layers=tuple((gated, layer) if i in with_media else (layer,) for i in range(number)),
+        embedding=_embedding(full.language_model, full.new_inputs),
+        head=_head(full.language_model, short.language_model, length, full.new_outputs),
+        hidden_dim=config.text_config.hidden_size,
+        media_tokens_per_row=float(images * config.num_latents),
+    )
+
+
+def _language(task: LanguageTaskConfig, dtype: torch.dtype) -> Footprint:
+    text = PRESETS[task.model]().text_config
+    short_text = deepcopy(text)
+    short_text.num_hidden_layers = 1
+    with torch.device("meta"):
+        full = build_language_model(text).train()
+        short = build_language_model(short_text).train().to(dtype)
+
+    def prepare(rows: int) -> Call:
+        length = task.max_tokens
+        ids = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+        # Without a mask transformers would look into the tokens, and there are none.
+        mask = torch.zeros(rows, 1, length, length, dtype=dtype, device="meta")
+        run = partial(short, ids, attention_mask=mask, use_cache=False)
+        call = captured(run, decoder_layers(short)[0])
+        return replace(call, options={**call.options, "attention_mask": None})
+
+    layer = _unit("language model layer", decoder_layers(full)[0], prepare)
+    return Footprint(
+        name=task.model,
+        rows=task.batch_size,
+        tokens_per_row=task.max_tokens,
+        towers=(),
+        layers=((layer,),) * text.num_hidden_layers,
+        embedding=_embedding(full),
+        head=_head(full, short, task.max_tokens),
+        hidden_dim=text.hidden_size,
+    )
+
+
+def _contrastive(task: ContrastiveConfig, dtype: torch.dtype) -> Footprint:
+    with torch.device("meta"):
+        full = ContrastiveTask(task).build_model().train()
+    model = deepcopy(full).to(dtype)
+    size = model.vision.image_size
+
+    def images(items: int) -> Call:
+        pixels = torch.empty(items, 3, size, size, dtype=torch.uint8, device="meta")
+        return _call(model.encode_images, pixels, owner=model)
+
+    def captions(items: int) -> Call:
+        ids = torch.zeros(items, task.max_tokens, dtype=torch.int64, device="meta")
+        encode = partial(model.encode_captions, valid=ids == 0)
+        return _call(encode, ids, owner=model)
+
+    words = _unit("text encoder", full.text, captions)
+    rest = _size(full) - words.parameters
+    pictures = Unit(name="vision encoder", prepare=images, parameters=rest, trained=rest)
+    return Footprint(
+        name=f"{task.model} vision",
+        rows=task.batch_size,
+        tokens_per_row=task.max_tokens + model.vision.num_tokens,
+        towers=(
+            Tower(whole=pictures, items_per_row=1.0),
+            Tower(whole=words, items_per_row=1.0),
+        ),
+        pairs_per_row=1.0,
+        pair_dim=task.embedding_dim,
+    )
+
+
+def _vision(
+    full: FlamingoForConditionalGeneration, short: FlamingoForConditionalGeneration, images: int
+) -> Tower:
+    encoder = short.vision_encoder
+    size = encoder.image_size
+
+    def prepare(items: int) -> Call:
+        pixels = torch.empty(items, 3, size, size, dtype=torch.uint8, device="meta")
+        return _call(encoder, pixels, owner=encoder)
+
+    whole = _unit("vision encoder", full.vision_encoder, prepare)
+    return Tower(whole=whole, items_per_row=float(images))
+
+
+def _resampler(
+    full: FlamingoForConditionalGeneration, short: FlamingoForConditionalGeneration, images: int
+) -> Tower:
+    encoder, resampler = short.vision_encoder, short.resampler
+
+    def prepare(items: int) -> Call:
+        shape = (1, items, 1, encoder.num_tokens, encoder.dim)
+        features = torch.empty(*shape, dtype=resampler.latents.dtype, device="meta")
+        return _call(resampler, features, owner=resampler)
+
+    whole = _unit("resampler", full.resampler, prepare)
+    return Tower(whole=whole, items_per_row=float(images))
+
+
+def _layer_of(model: FlamingoForConditionalGeneration, length: int) -> Callable[[int], Call]:
+    layer = decoder_layers(model.language_model)[0]
+    return lambda rows: captured(lambda: _run(model, rows, length, images=1), layer)
+
+
+def _gated_of(
+    model: FlamingoForConditionalGeneration, length: int, images: int
+) -> Callable[[int], Call]:
+    block = model.gated_blocks[0]
+
+    def prepare(rows: int) -> Call:
+        call = captured(lambda: _run(model, rows, length, images=images), block)
+        text, media = call.arguments
+        assert isinstance(media, Media)
+        # Its latents must not lead back into the resampler.
+        return replace(call, arguments=(text, replace(media, latents=fresh(media.latents))))
+
+    return prepare
+
+
+def _run(model: FlamingoForConditionalGeneration, rows: int, length: int, *, images: int) -> object:
+    size = model.vision_encoder.image_size
+    ids = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+    pixels = torch.empty(rows, images, 3, size, size, dtype=torch.uint8, device="meta")
+    return model(ids, pixel_values=pixels, media_item=ids, document_ids=ids)
+
+
+def _embedding(language_model: PreTrainedModel, *new: nn.Module) -> Unit:
+    table = language_model.get_input_embeddings()
+    return _unit("embedding", nn.ModuleList([table, *new]), _nothing)
+
+
+def _head(full: PreTrainedModel, short: PreTrainedModel, length: int, *new: nn.Module) -> Unit:
+    """Final norm, output layer and loss over all logits."""
+    head, dtype = short.get_output_embeddings(), short.dtype
+
+    def loss(hidden: Tensor, labels: Tensor) -> Tensor:
+        return next_token_loss(head(hidden), labels)[0]
+
+    def prepare(rows: int) -> Call:
+        shape = (rows, length, head.in_features)
+        hidden = torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
+        labels = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+        return _call(loss, hidden, labels, owner=head)
+
+    layers = {id(p) for layer in decoder_layers(full) for p in layer.parameters()}
+    table = {id(p) for p in full.get_input_embeddings().parameters()}
+    owned = [p for p in full.parameters() if id(p) not in layers | table]
+    owned += [p for module in new for p in module.parameters()]
+    return Unit(
+        name="head and loss",
+        prepare=prepare,
+        parameters=sum(p.numel() for p in owned),
+        trained=sum(p.numel() for p in owned if p.requires_grad),
+    )
+
+
+def _built(config: FlamingoConfig) -> FlamingoForConditionalGeneration:
+    with torch.device("meta"):
+        return FlamingoForConditionalGeneration(config).train()
+
+
+def _shortened(config: FlamingoConfig) -> FlamingoConfig:
+    config = deepcopy(config)
+    config.text_config.num_hidden_layers = 1
+    return config
+
+
+def _unit(name: str, module: nn.Module, prepare: Callable[[int], Call]) -> Unit:
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return Unit(name=name, prepare=prepare, parameters=_size(module), trained=trained)
+
+
+def _call(function: Callable[..., object], *arguments: Tensor, owner: nn.Module) -> Call:
+    return Call(function=function, arguments=arguments, weights=tuple(owner.parameters()))
+
+
+def _nothing(rows: int) -> Call:
+    """Looking up a row of a table is no arithmetic."""
+    return Call(function=lambda: None)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
