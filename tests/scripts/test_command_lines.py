@@ -13,7 +13,7 @@ TRAIN = ["scripts/train_flamingo.py"]
 TRAIN_FLARE = ["scripts/train_flare.py"]
 RANDOM = ["--task.vision-encoder", "None", "--task.language-model", "None"]
 SHORT = ["--steps", "3", "--schedule.warmup-steps", "1"]
-PAIRS = ["--task.sources.0.kind", "pairs", "--task.sources.0.path"]
+PAIRS = ["--task.sources.0.kind", "image_pairs", "--task.sources.0.path"]
 
 MISTAKES = {
     "mistyped flag": (
@@ -49,7 +49,7 @@ MISTAKES = {
         "a source of kind audio_pairs needs a path: a folder of recordings and their captions",
     ),
     "rows too short": (
-        [*TRAIN_FLARE, "flare_tiny", "--task.max-tokens", "40", "--dry-run"],
+        [*TRAIN_FLARE, "flare_tiny", "--task.max-tokens", "9", "--dry-run"],
         "use max_tokens=",
     ),
     "missing tokenizer": (
@@ -97,7 +97,7 @@ def test_help_names_recipes_their_claims_and_every_option() -> None:
 def test_a_dry_run_shows_parameters_data_and_schedule() -> None:
     result = run([*TRAIN, "flamingo_tiny", *RANDOM, "--dry-run"])
     assert result.returncode == 0, result.stderr
-    for word in ("parameters:", "gated matrices", "source episodes: 32", "learning rate at"):
+    for word in ("parameters:", "gated matrices", "source episodes: 8", "learning rate at"):
         assert word in result.stdout
 
 
