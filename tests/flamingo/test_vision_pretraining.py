@@ -188,9 +188,7 @@ def test_a_folder_of_pairs_trains_and_is_validated_on_held_out_pairs(task, tmp_p
         (tmp_path / f"{index:02}.txt").write_text(f"noise number {index // 2}")
     tokenizer = tmp_path / "tokenizer"
     task.tokenizer.save_pretrained(tokenizer)
-    config = replace(
-        CONFIG, pairs=(tmp_path,), tokenizer=tokenizer, augment_steps=1
-    )
+    config = replace(CONFIG, pairs=(tmp_path,), tokenizer=tokenizer, augment_steps=1)
     task = ContrastiveTask(config)
     source = task.sources()["pairs"]
     batch = source.collate([source.example(position) for position in range(6)])
