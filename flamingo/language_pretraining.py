@@ -26,9 +26,11 @@ from common.data.shards.corpus import open_shards
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
+from common.parallel.sharding import Sharding
 from common.training.task import Computed, ParameterGroup
 from flamingo.corpora import Generated, embedded_tokenizer, generated
 from flamingo.language_model import build_language_model
+from flamingo.parallelize import parallelize_language_model
 from flamingo.presets import PRESETS
 
 WEIGHT_DECAY = 0.1
@@ -126,6 +128,10 @@ class LanguageTask:
     def build_model(self) -> PreTrainedModel:
         """A language model with random weights."""
         return build_language_model(PRESETS[self.config.model]().text_config)
+
+    def parallelize(self, model: PreTrainedModel, sharding: Sharding) -> None:
+        """Layer by layer."""
+        parallelize_language_model(model, sharding)
 
     def sources(self) -> Mapping[str, TextSource]:
         """One source: all text."""

@@ -28,6 +28,7 @@ from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
+from common.parallel.sharding import Sharding, whole
 from common.training.task import Computed, ParameterGroup
 from flamingo import corpora
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
@@ -35,6 +36,7 @@ from flamingo.data import DocumentEncoder, DocumentSource, FlamingoBatch
 from flamingo.generation import complete
 from flamingo.language_model import build_language_model
 from flamingo.model import FlamingoForConditionalGeneration, build_vision_encoder
+from flamingo.parallelize import parallelize
 from flamingo.presets import PRESETS
 from flamingo.processing import FlamingoProcessor
 
@@ -127,6 +129,10 @@ class FlamingoTask:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
+    def parallelize(self, model: FlamingoForConditionalGeneration, sharding: Sharding) -> None:
+        """Block by block."""
+        parallelize(model, sharding)
+
     def sources(self) -> Mapping[str, DocumentSource]:
         """The data sets of an update by name."""
         return {source.name: self._source(source, split="train") for source in self.config.sources}
@@ -170,8 +176,9 @@ class FlamingoTask:
         """|tanh gate| of every gated block."""
         figures = {}
         for block in model.gated_blocks:
-            figures[f"gate/{block.layer}/attention"] = abs(block.attention_gate.tanh().item())
-            figures[f"gate/{block.layer}/feed_forward"] = abs(block.feed_forward_gate.tanh().item())
+            for name in ("attention", "feed_forward"):
+                gate = whole(block.get_parameter(f"{name}_gate").detach())
+                figures[f"gate/{block.layer}/{name}"] = abs(gate.tanh().item())
         return figures
 
     @torch.no_grad()
@@ -252,22 +259,21 @@ class FlamingoTask:
             "--task.vision-encoder": self.config.vision_encoder,
         }
         missing = [option for option, folder in given.items() if folder is None]
-        is_counting = torch.get_default_device().type == "meta"
-        if missing and self.config.model != "flamingo_tiny" and not is_counting:
+        if missing and self.config.model != "flamingo_tiny" and not _is_without_memory():
             raise UserError(
                 f"{self.config.model} keeps its backbones frozen and needs trained ones; "
                 f"give {' and '.join(missing)}"
             )
 
     def _vision_encoder(self) -> VisionEncoder:
-        if self.config.vision_encoder is not None:
+        if self.config.vision_encoder is not None and not _is_without_memory():
             return VisionEncoder.from_folder(self.config.vision_encoder)
         return build_vision_encoder(self.model_config.vision_config)
 
     def _language_model(self) -> PreTrainedModel:
-        if self.config.language_model is None:
-            return build_language_model(self.model_config.text_config)
         folder = self.config.language_model
+        if folder is None or _is_without_memory():
+            return build_language_model(self.model_config.text_config)
         return load_local(AutoModelForCausalLM, folder, dtype=self._frozen_dtype)
 
     def _tokenizer(self, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -298,6 +304,11 @@ class FlamingoTask:
             augmentation=self.config.augmentation,
             seed=self.config.data_seed,
         )
+
+
+def _is_without_memory() -> bool:
+    """A model is built for its shapes only."""
+    return torch.get_default_device().type == "meta"
 
 
 def load_local(auto_class: Any, folder: Path, **options: Any) -> Any:

@@ -28,6 +28,7 @@ from common.encoders.vision import VisionEncoder
 from common.errors import UserError
 from common.evaluation.retrieval import recalls
 from common.objectives.contrastive import Contrast, clamped_scale, info_nce
+from common.parallel.sharding import Sharding
 from common.training.task import Computed, Gather, Pairs, ParameterGroup
 from flamingo.caption_pairs import (
     Group,
@@ -38,6 +39,7 @@ from flamingo.caption_pairs import (
     held_out_groups,
 )
 from flamingo.corpora import EMBEDDED_VOCAB_SIZE, embedded_tokenizer, open_corpus
+from flamingo.parallelize import parallelize_towers
 from flamingo.presets import PRESETS
 
 INITIAL_SCALE = 1 / 0.07  # of the logits, as in CLIP
@@ -149,6 +151,10 @@ class ContrastiveTask:
         vision = self._build_encoder()
         _set_residual_gain(vision, self.config.residual_gain)
         return ContrastiveModel(vision=vision, text=text, embedding_dim=self.config.embedding_dim)
+
+    def parallelize(self, model: ContrastiveModel, sharding: Sharding) -> None:
+        """Block by block."""
+        parallelize_towers(vision=model.vision, text=model.text, sharding=sharding)
 
     def sources(self) -> Mapping[str, PairSource]:
         """One source: all pairs."""

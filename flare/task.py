@@ -31,6 +31,7 @@ from common.objectives.contrastive import (
 )
 from common.objectives.language import linear_next_token_loss
 from common.objectives.weighting import Weighting, build_weighting
+from common.parallel.sharding import Sharding
 from common.training.task import Computed, Gather, Pairs, ParameterGroup
 from flare.config import FlareConfig
 from flare.corpora import CorpusSplit, embedded_tokenizer, open_feed
@@ -39,6 +40,7 @@ from flare.encoding import AUDIO_TEXT, IMAGE_TEXT, DocumentEncoder
 from flare.held_out import HeldOut, held_out_pairs
 from flare.media import Encoded
 from flare.model import FlareForConditionalGeneration
+from flare.parallelize import parallelize
 from flare.presets import PRESETS
 from flare.processing import FlareProcessor
 from flare.task_config import FlareTaskConfig
@@ -66,6 +68,10 @@ class FlareTask:
         if self.config.recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
+
+    def parallelize(self, model: FlareForConditionalGeneration, sharding: Sharding) -> None:
+        """Block by block."""
+        parallelize(model, sharding)
 
     def sources(self) -> Mapping[str, MixtureSource]:
         """One source: packed rows of all kinds of documents."""

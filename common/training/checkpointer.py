@@ -19,17 +19,20 @@ from common.checkpoint.random_state import capture_random_state, restore_random_
 from common.checkpoint.state import (
     Facts,
     TrainingState,
-    frozen_digest,
     load_facts,
     load_model_tensors,
     load_optimizer_tensors,
     load_training_state,
-    model_tensors,
-    optimizer_tensors,
     save_training_state,
 )
 from common.errors import UserError
 from common.training.config_json import flatten, to_json
+from common.training.gathered_state import (
+    divide_state,
+    frozen_digest,
+    gather_moments,
+    gather_weights,
+)
 from common.training.run import FREE_ON_RESUME, RunConfig
 from common.training.runtime import Runtime
 
@@ -51,21 +54,21 @@ class Checkpointer:
         self, model: nn.Module, optimizer: Optimizer, *, step: int, facts: Mapping[str, Any]
     ) -> None:
         """Write the state after a step and remove checkpoints beyond the newest few."""
-        random = self.runtime.collect(capture_random_state())
-        if self.runtime.is_main:
-            state = TrainingState(
-                weights=model_tensors(model),
-                optimizer=optimizer_tensors(model, optimizer),
-                random=random,
-                facts={
-                    **facts,
-                    "config": to_json(self.run),
-                    "num_ranks": self.runtime.num_ranks,
-                    "frozen_sha256": self._frozen_digest(model),
-                    "commit": source_commit(),
-                    "versions": {"torch": torch.__version__, "accelerate": accelerate.__version__},
-                },
-            )
+        is_main = self.runtime.is_main
+        state = TrainingState(
+            weights=gather_weights(model, is_main=is_main),
+            optimizer=gather_moments(model, optimizer, is_main=is_main),
+            random=self.runtime.collect(capture_random_state()),
+            facts={
+                **facts,
+                "config": to_json(self.run),
+                "num_ranks": self.runtime.num_ranks,
+                "frozen_sha256": self._frozen_digest(model),
+                "commit": source_commit(),
+                "versions": {"torch": torch.__version__, "accelerate": accelerate.__version__},
+            },
+        )
+        if is_main:
             save_training_state(self.checkpoints, state, step=step)
             remove_old_checkpoints(self.checkpoints, newest=self.run.checkpoint.keep)
         self.runtime.barrier()
@@ -79,6 +82,7 @@ class Checkpointer:
                 f"the frozen part of the model is not the one {self.found} was trained with "
                 "(SHA-256 differs); give the same pre-trained weights, or another run folder"
             )
+        state = divide_state(state, model)
         load_model_tensors(model, state.weights)
         load_optimizer_tensors(model, optimizer, state.optimizer)
         restore_random_state(state.random[self.runtime.rank])

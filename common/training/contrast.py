@@ -24,7 +24,7 @@ from common.training.loader import MicroBatch
 from common.training.task import BatchT, Contrastive, ModelT, Objective, Pairs
 
 Sizes = Mapping[str, Sequence[int]]  # pairs of an update on each rank, by `source/term`
-# Does work on the bare model inside the forward pass of what the parallel engine wraps.
+# Does work on the bare model; see `common.parallel.engine`.
 Run = Callable[[Callable[[ModelT], Any]], Any]
 
 

@@ -7,8 +7,10 @@ leave an update out on the device (`found_inf`), without asking the host.
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
+from common.parallel.sharding import whole
 from common.training.run import OptimizerConfig
 from common.training.task import ParameterGroup
 
@@ -45,6 +47,13 @@ def check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
     ):
         if names:
             raise ValueError(f"{fault}: {', '.join(sorted(names)[:5])} ({len(names)} in all)")
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], *, max_norm: float) -> Tensor:
+    """Scale all gradients down to one norm over all parameters and shards; returns what it was."""
+    norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def step_unless(skip: Tensor, optimizer: AdamW) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from common.errors import UserError
+from common.parallel.mesh import ParallelConfig
 
 TaskConfigT = TypeVar("TaskConfigT")
 
@@ -111,6 +112,8 @@ class RunConfig(Generic[TaskConfigT]):
     num_micro_batches: int = 1
     # Arithmetic of the matrix products; weights and optimizer keep their own precision.
     precision: Literal["fp32", "bf16"] = "fp32"
+    # How ranks share parameters, gradients and optimizer state.
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     # Seed of initialisation and of everything random outside the data.
     seed: int = 0
     # Processes per rank that prepare batches ahead; 0 prepares them in the training process.

@@ -5,8 +5,7 @@ hosts, so the accelerators are never waited for.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from common.errors import UserError
@@ -35,6 +35,8 @@ class Runtime:
         known = ("none", *(str(name) for name in LOGGER_TYPE_TO_CLASS))
         if config.tracker not in known:
             raise UserError(f"unknown tracker {config.tracker}; use one of {', '.join(known)}")
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        config.parallel.sizes(launched)  # complains before any process waits for another
         # Several runs in one process may differ in precision; the process group stays.
         AcceleratorState._reset_state(reset_partial_state=False)
         self.accelerator = Accelerator(
@@ -49,11 +51,16 @@ class Runtime:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.num_ranks: int = self.accelerator.num_processes
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.num_ranks:
             raise UserError(
                 f"{launched} processes were launched but Accelerate sees {self.num_ranks}; "
                 "start with `torchrun` or `accelerate launch` and one process per device"
+            )
+        kind = self.accelerator.distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+            raise UserError(
+                f"Accelerate is configured for {kind.value}; let it launch only, with one of "
+                "scripts/accelerate/*.yaml, and shard with --parallel.shard"
             )
         self.control = self._control_group()
 
@@ -66,15 +73,6 @@ class Runtime:
     def is_main(self) -> bool:
         """True on the one rank that writes files."""
         return self.rank == 0
-
-    @contextmanager
-    def last_backward_only(self, module: torch.nn.Module, *, is_last: bool) -> Iterator[None]:
-        """Gradients are summed over ranks once per update, during its last backward pass."""
-        if is_last:
-            yield
-        else:
-            with self.accelerator.no_sync(module):
-                yield
 
     def numbers_of_all(self, values: Sequence[float]) -> list[list[float]]:
         """Numbers the hosts know, one list per rank, in rank order; integers to 2**53 are exact."""

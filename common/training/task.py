@@ -5,7 +5,7 @@ is trainable and turns a batch into *sums* of losses; the loop owns everything e
 precision, ranks, accumulation, division by counts, clipping, the optimizer, checkpoints, metrics.
 A task is single-device code: it never asks for its rank, it never divides by a number of tokens,
 and it never moves a batch. Implementations match by shape; nothing is inherited. What only some
-tasks need is a protocol of its own: `Packs`, `Contrastive`, `Weighted`, `Constrained`.
+tasks need is a protocol of its own: `Packs`, `Contrastive`, `Weighted`, `Constrained`, `Divisible`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,7 @@ from common.data.feed import Supply
 from common.data.packing import PackState
 from common.objectives.contrastive import Contrast
 from common.objectives.weighting import Weighting
+from common.parallel.sharding import Sharding
 
 SameT = TypeVar("SameT")
 # Rows of one rank -> rows of all ranks, in rank order, differentiable; the identity on one process.
@@ -193,7 +194,7 @@ class Contrastive(Objective[ModelT_contra, BatchT_contra], Protocol[ModelT_contr
     ) -> Contrast:
         """Loss summed over the local pairs against the pairs of all ranks.
 
-        May use parameters of the model that are not sharded, such as a temperature.
+        May use parameters of the model that belong to no unit of sharding, such as a temperature.
         """
         ...
 
@@ -227,6 +228,18 @@ class Constrained(Protocol[ModelT_contra]):
 
 
 @runtime_checkable
+class Divisible(Protocol[ModelT_contra]):
+    """A task whose model is gathered unit by unit where its parameters are sharded."""
+
+    def parallelize(self, model: ModelT_contra, sharding: Sharding) -> None:
+        """Name the units of a model without memory; see `<model>/parallelize.py`.
+
+        All ranks then run the same units in the same order, whatever their batches hold.
+        """
+        ...
+
+
+@runtime_checkable
 class Reports(Protocol[ModelT_contra]):
     """What a reader wants to see of a model while it trains, and what is left at the end."""
 
@@ -242,6 +255,8 @@ class Reports(Protocol[ModelT_contra]):
         """A few generations as text, prompt included, for a reader's eye; may be empty."""
         ...
 
+    # On one rank; the other methods are called by all ranks alike.
+
     def export(self, model: ModelT_contra, folder: Path) -> None:
         """Write the finished model in its own public format (`save_pretrained`)."""
         ...
@@ -252,7 +267,8 @@ class Task(Objective[ModelT, BatchT], Reports[ModelT], Protocol[ModelT, BatchT])
     """A model, its data, its objective and its reports, ready to be trained.
 
     The model handed to the methods is always the bare model of `build_model`, never a wrapper of
-    a parallel engine, so any of its methods may be called.
+    a parallel engine, so any of its methods may be called. `flops`, `parameter_groups` and
+    `after_update` may meet shards of parameters: shapes and elementwise changes are as ever.
     """
 
     def build_model(self) -> ModelT:
@@ -260,7 +276,8 @@ class Task(Objective[ModelT, BatchT], Reports[ModelT], Protocol[ModelT, BatchT])
 
         The loop seeds all random number generators first. A frozen part that must stay in
         evaluation mode (dropout, batch norm) overrides its own `train()`.
-        `--dry-run` builds it under `torch.device("meta")`, without memory for its weights.
+        Under `torch.device("meta")` it is built without memory for its weights: for `--dry-run`,
+        and on the ranks that hold shards only.
         """
         ...
 

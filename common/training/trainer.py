@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import torch
-
 from common.checkpoint.random_state import undisturbed_random_state
 from common.errors import UserError
 from common.training.checkpointer import Checkpointer
@@ -174,8 +172,7 @@ class Trainer(Generic[ModelT, BatchT]):
         return record | self.pace.take() | peak_memory(self.runtime.device) | self._monitor()
 
     def _monitor(self) -> dict[str, float]:
-        with torch.no_grad():
-            return self.task.monitor(self.updater.model)
+        return self.updater.engine.look(self.task.monitor)
 
     def _validate(self) -> dict[str, float]:
         figures = self.runtime.from_main(self._evaluated(self.task.validate))
@@ -197,8 +194,8 @@ class Trainer(Generic[ModelT, BatchT]):
         """Look at the model without leaving a trace in the training."""
         model = self.updater.model
         model.eval()
-        with undisturbed_random_state(), torch.no_grad(), self.runtime.accelerator.autocast():
-            result = look(model)
+        with undisturbed_random_state():
+            result = self.updater.engine.look(look)
         model.train()
         return result
 
@@ -256,12 +253,12 @@ class Trainer(Generic[ModelT, BatchT]):
 
     def _finish(self, model_folder: Path) -> None:
         """The exported model appears whole under its name, then the plots."""
-        if self.runtime.is_main:
+        model = self.updater.engine.portable()
+        if model is not None:
             unfinished = model_folder.with_name(".model.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
-            self.updater.model.eval()
-            self.task.export(self.updater.model, unfinished)
+            self.task.export(model.eval(), unfinished)
             write_plots(self.metrics.path, self.folder / "plots")
             shutil.rmtree(model_folder, ignore_errors=True)
             unfinished.rename(model_folder)

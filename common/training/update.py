@@ -9,38 +9,25 @@ if it or a loss is not finite, the update is left out, decided alike on every ra
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 
+from common.parallel.engine import Engine, Replicated, Sharded
 from common.training.balance import Balance, Scales
 from common.training.contrast import OnePass, Sizes, TwoPasses
 from common.training.loader import MicroBatch
 from common.training.metrics import Window
-from common.training.optimizer import build_optimizer, step_unless
+from common.training.optimizer import build_optimizer, clip_gradients, step_unless
 from common.training.run import RunConfig
 from common.training.runtime import Runtime
 from common.training.schedule import learning_rate_factor
-from common.training.task import BatchT, Constrained, Contrastive, ModelT, Task
-
-
-class WrappedModel(nn.Module, Generic[ModelT]):
-    """What the parallel engine wraps: its forward pass is any work on the bare model.
-
-    So the task works with its bare model and may call any method of it, and gradients still meet.
-    """
-
-    def __init__(self, model: ModelT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, work: Callable[[ModelT], Any]) -> Any:
-        return work(self.model)
+from common.training.task import BatchT, Constrained, Contrastive, Divisible, ModelT, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +54,8 @@ class Updater(Generic[ModelT, BatchT]):
     def __init__(self, run: RunConfig[Any], task: Task[ModelT, BatchT], runtime: Runtime) -> None:
         self.run, self.task, self.runtime = run, task, runtime
         set_seed(run.seed)  # The same initial weights on every rank,
-        self.model = task.build_model()
-        self.module = runtime.accelerator.prepare(WrappedModel(self.model))
+        self.engine = self._engine()
+        self.model = self.engine.model
         self.optimizer = build_optimizer(
             self.model, task.parameter_groups(self.model), run.optimizer
         )
@@ -84,9 +71,7 @@ class Updater(Generic[ModelT, BatchT]):
         self._set_learning_rate(number)
         self.optimizer.zero_grad()
         tally = self._differentiate(batches, work, scales)
-        norm = self.runtime.accelerator.clip_grad_norm_(
-            self.parameters, self.run.optimizer.clip_norm
-        )
+        norm = clip_gradients(self.parameters, max_norm=self.run.optimizer.clip_norm)
         weights = {part.source: part.weight for part in batches}
         figures = self._figures(tally, work.counts, weights, scales) | {"gradient_norm": norm}
         skip = ~torch.isfinite(torch.stack([figures["loss"], norm])).all()
@@ -101,6 +86,13 @@ class Updater(Generic[ModelT, BatchT]):
         """Of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def _engine(self) -> Engine[ModelT]:
+        task, accelerator, config = self.task, self.runtime.accelerator, self.run.parallel
+        if config.sizes(self.runtime.num_ranks).shard == 1:
+            return Replicated(task.build_model, accelerator)
+        units = task.parallelize if isinstance(task, Divisible) else None
+        return Sharded(task.build_model, units, config=config, accelerator=accelerator)
+
     def _differentiate(
         self, batches: Sequence[MicroBatch[BatchT]], work: Work, scales: Scales
     ) -> Tally:
@@ -110,15 +102,13 @@ class Updater(Generic[ModelT, BatchT]):
         for index, part in enumerate(batches):
             is_last = index == len(batches) - 1
             batch = part.batch.to(self.runtime.device)
-            with self.runtime.last_backward_only(self.module, is_last=is_last):
-                terms = self.module(partial(passes.terms, index, batch))
+            with self.engine.accumulating(is_last=is_last):
+                terms = self.engine.run(partial(passes.terms, index, batch))
                 means = [
                     scales.weigh(term, loss / max(work.counts[term], 1))
                     for term, loss in terms.losses.items()
                 ]
-                # The engine averages gradients over ranks; our sums are already divided.
-                loss = torch.stack(means).sum() * part.weight * self.runtime.num_ranks
-                self.runtime.accelerator.backward(loss)
+                self.engine.backward(torch.stack(means).sum() * part.weight)
             for total, values in ((tally.sums, terms.sums), (tally.negatives, terms.negatives)):
                 for term, value in values.items():
                     total[term] = total[term] + value
@@ -130,7 +120,7 @@ class Updater(Generic[ModelT, BatchT]):
         if self.run.num_micro_batches == 1 or not isinstance(self.task, Contrastive):
             return OnePass(self.task, batches, sizes=sizes)
         device = self.runtime.device
-        return TwoPasses(self.task, batches, sizes=sizes, run=self.module, device=device)
+        return TwoPasses(self.task, batches, sizes=sizes, run=self.engine.run, device=device)
 
     def _zeros(self) -> dict[str, Tensor]:
         return defaultdict(lambda: torch.zeros((), device=self.runtime.device))
