@@ -21,9 +21,11 @@ from typing import Annotated, Any, Generic, TypeVar
 import torch
 import tyro
 
+from common.data.packing import PackState
 from common.errors import UserError
 from common.training.config_json import flatten, to_json
 from common.training.display import configure_logging
+from common.training.loader import rows_of
 from common.training.optimizer import check_groups
 from common.training.run import RunConfig
 from common.training.runtime import is_first_process
@@ -172,7 +174,8 @@ def describe_run(run: RunConfig[Any], task: Task[Any, Any]) -> str:
         lines.append(f"  {group.name}: {count:,}, weight decay {group.weight_decay:g}")
     tokens = 0
     for name, source in task.sources().items():
-        batch = source.collate([source.example(p) for p in range(source.batch_size)])
+        rows, _ = rows_of(source, 0, PackState())
+        batch = source.collate([source.example(row) for row in rows])
         tokens += task.tokens(batch)
         lines.append(f"source {name}: {source.batch_size} examples, weight {source.weight:g}")
     lines.append(

@@ -110,6 +110,15 @@ def check_batch_sizes(sources: Sources[BatchT], share: Share) -> None:
             )
 
 
+def rows_of(
+    source: Source[Any, Any], update: int, state: PackState
+) -> tuple[Sequence[Any], PackState]:
+    """What stands for each row of an update, and the packing after it."""
+    if isinstance(source, Packs):
+        return source.pack(update, state)
+    return range(update * source.batch_size, (update + 1) * source.batch_size), state
+
+
 def _loader(
     source: Source[Any, BatchT], plan: "_Plan", num_workers: int, done: Event
 ) -> DataLoader[Any]:
@@ -139,16 +148,10 @@ class _Plan(Sampler[list[Any]]):
     def __iter__(self) -> Iterator[list[Any]]:
         batch_size = self.source.batch_size
         for update in self.updates:
-            rows = self._rows(update)
+            rows, self.state = rows_of(self.source, update, self.state)
+            self.states[update] = self.state
             for part in range(self.share.num_micro_batches):
                 yield list(rows[self.share.rows(part, batch_size=batch_size)])
-
-    def _rows(self, update: int) -> Sequence[Any]:
-        if not isinstance(self.source, Packs):
-            return range(update * self.source.batch_size, (update + 1) * self.source.batch_size)
-        rows, self.state = self.source.pack(update, self.state)
-        self.states[update] = self.state
-        return rows
 
 
 class _Examples(Dataset[Example | UserError]):
