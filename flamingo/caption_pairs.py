@@ -3,7 +3,6 @@
 Generated scenes come in families of neighbours, see `common.data.embedded.families`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -86,9 +85,9 @@ class PairSource:
 
     def example(self, position: int) -> PairExample:
         """The pair at a position."""
-        is_augmented = position // self.batch_size < self.augment_steps
-        crop = self.augmentation.min_crop_area if is_augmented else 1.0
-        drawn = self.feed.read(position, least_side=math.ceil(self.image_size / crop**0.5))
+        is_augmented, size = position // self.batch_size < self.augment_steps, self.image_size
+        least_side = self.augmentation.least_side(size) if is_augmented else size
+        drawn = self.feed.read(position, least_side=least_side)
         pair = pair_of(drawn.document)
         if is_augmented:
             generator = generator_at(seed=self.seed, index=position, stream="pairs/augment")

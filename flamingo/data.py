@@ -5,7 +5,6 @@ target when it is bound to an image and is no `<image>` itself: text before the 
 nothing about images and stays unlabelled, `<|endofchunk|>` is learnt.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -170,9 +169,9 @@ class DocumentSource:
 
     def _encoded(self, number: int, update: int, *, max_tokens: int) -> FlamingoExample:
         """The document at a number, in its place."""
-        is_augmented = update < self.augment_steps
-        crop = self.augmentation.min_crop_area if is_augmented else 1.0
-        drawn = self.feed.read(number, least_side=math.ceil(self.encoder.image_size / crop**0.5))
+        is_augmented, size = update < self.augment_steps, self.encoder.image_size
+        least_side = self.augmentation.least_side(size) if is_augmented else size
+        drawn = self.feed.read(number, least_side=least_side)
         generator = generator_at(seed=self.seed, index=number, stream="flamingo/document")
         bind_next = bool(generator.random() < self.next_image_probability)
         document = drawn.document

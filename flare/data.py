@@ -6,7 +6,6 @@ ending in `<emb>`, into rows at the end of the batch. Everything that is an inde
 on the CPU, so that a step on a device never waits for the host.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -165,10 +164,10 @@ class MixtureSource:
 
     def _drawn(self, number: int, update: int) -> Drawn:
         """The document at a number as this update sees it."""
+        size = self.encoder.image_size
         if update >= self.augment_steps:
-            return self.feed.read(number, least_side=self.encoder.image_size)
-        largest = math.ceil(self.encoder.image_size / self.augmentation.min_crop_area**0.5)
-        drawn = self.feed.read(number, least_side=largest)
+            return self.feed.read(number, least_side=size)
+        drawn = self.feed.read(number, least_side=self.augmentation.least_side(size))
         return replace(drawn, document=self._augmented(drawn.document, number))
 
     def _encoded(self, drawn: Drawn, number: int, update: int, *, max_tokens: int) -> FlareExample:

@@ -2,6 +2,7 @@
 colour jitter. It never flips and never turns hues, since captions speak of left, right and
 colours."""
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -29,6 +30,10 @@ class AugmentConfig:
                 raise UserError(f"{field.name}={value} is not a fraction; use a value from 0 to 1")
         if self.min_crop_area == 0:
             raise UserError("min_crop_area=0 leaves no image; use 1 to switch cropping off")
+
+    def least_side(self, size: int) -> int:
+        """Pixels that an image needs on its short side, so that no crop has fewer than `size`."""
+        return math.ceil(size / self.min_crop_area**0.5)
 
 
 def augment(image: Image, generator: np.random.Generator, *, config: AugmentConfig) -> Image:

@@ -2,7 +2,7 @@
 extent without reading it. Shards on disk are one (`common.data.shards`); here are the user's plain
 files and generated documents, and the division into what is trained on and what is held out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
@@ -41,11 +41,6 @@ class Corpus(Protocol):
         """Equal digests mean equal documents."""
         ...
 
-    @property
-    def rejected(self) -> Mapping[str, int]:
-        """Samples that were left out beforehand, by cause."""
-        ...
-
     def extent(self, index: int) -> Extent:
         """What a document will take in a row."""
         ...
@@ -75,7 +70,6 @@ class MadeCorpus:
     ) -> None:
         self.name, self.digest, self.tokenizer = name, digest, tokenizer
         self.shard_sizes: Sequence[int] = (size,)
-        self.rejected: Mapping[str, int] = {}
         self._document = lru_cache(maxsize=KEPT_DOCUMENTS)(make)
 
     def extent(self, index: int) -> Extent:
@@ -111,10 +105,6 @@ class PartialCorpus:
     @property
     def digest(self) -> str:
         return f"{self.whole.digest}[{self.first}:{self.last}]"
-
-    @property
-    def rejected(self) -> Mapping[str, int]:
-        return self.whole.rejected
 
     def extent(self, index: int) -> Extent:
         return self.whole.extent(self.first + index)

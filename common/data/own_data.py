@@ -60,7 +60,6 @@ class FileCorpus:
     ) -> None:
         self.name, self.records, self.tokenizer = str(path), records, tokenizer
         self.shard_sizes: Sequence[int] = (len(records),)
-        self.rejected: Mapping[str, int] = {}
         self.digest = blake2b(repr(records).encode(), digest_size=16).hexdigest()
         self._extents: dict[int, Extent] = {}
 

@@ -31,9 +31,10 @@ def samples_picture(documents: Sequence[Document], path: Path) -> None:
         for axes, part in zip(panels, row, strict=True):
             axes.set_axis_off()
             _draw(axes, part)
-    starts = accumulate((len(_rows(band)) for band in bands), initial=0)
-    for start, band in zip(starts, bands, strict=False):
-        for axes, document in zip(grid[start], band, strict=False):
+    ends = accumulate(len(_rows(band)) for band in bands)
+    for end, band in zip(ends, bands, strict=True):
+        first = grid[end - len(_rows(band))]
+        for axes, document in zip(first[: len(band)], band, strict=True):
             title = shorten(document.key, LINE)
             axes.set_title(title, fontsize=7, loc="left", color="#666666")
     path.parent.mkdir(parents=True, exist_ok=True)
