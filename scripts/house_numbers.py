@@ -29,6 +29,7 @@ READING_PATH = (
     "flamingo/task.py",
     "common/training/trainer.py",
     "flamingo/recipes.py",
+    "flamingo/parallelize.py",
 )
 
 

@@ -5,6 +5,7 @@
     python scripts/plan.py flare_13b --micro-batch 4 --json plan.json --plot plan.png
 
 Everything is counted on the real model, on the meta device; nothing is downloaded, no GPU is used.
+It plans more than training offers: pipelines and selective recomputation are arithmetic only.
 Exit status 0 if the run fits, 1 if not, 2 for a mistake.
 """
 

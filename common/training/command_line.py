@@ -28,7 +28,7 @@ from common.training.display import configure_logging
 from common.training.loader import rows_of
 from common.training.optimizer import check_groups
 from common.training.run import RunConfig
-from common.training.runtime import is_first_process
+from common.training.runtime import is_first_process, leave_processes
 from common.training.schedule import learning_rate_factor
 from common.training.task import Task
 from common.training.trainer import Trainer
@@ -81,6 +81,8 @@ def main(
         if is_first_process():
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
+    finally:
+        leave_processes()
 
 
 def _overview(recipes: Mapping[str, Recipe], description: str) -> str:

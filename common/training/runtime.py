@@ -28,6 +28,13 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def leave_processes() -> None:
+    """End this process's part in the group, if there is one: a process that exits with a group
+    open may find threads of the backend still running and abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class Runtime:
     """One run's processes; on a single process every method is the identity."""
 
