@@ -125,7 +125,7 @@ def flamingo_80b() -> FlamingoRun:
             model="flamingo_80b",
             image_size=224,
             max_images=32,
-            recompute=True,
+            recompute="full",
             augment_steps=50_000,
             sources=_web_sources(documents=1024, pairs=1024),
         ),
@@ -181,7 +181,7 @@ def flamingo_3b() -> FlamingoRun:
     Hardware: 8 A100-80GB and up. Not run.
     """
     run = flamingo_80b()
-    return replace(run, task=replace(run.task, model="flamingo_3b", recompute=False))
+    return replace(run, task=replace(run.task, model="flamingo_3b", recompute="none"))
 
 
 def _web_sources(*, documents: int, pairs: int) -> tuple[SourceConfig, ...]:

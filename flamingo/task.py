@@ -28,13 +28,14 @@ from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
+from common.parallel.recompute import Recompute, recompute_blocks
 from common.parallel.sharding import Sharding, whole
 from common.training.task import Computed, ParameterGroup
 from flamingo import corpora
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
 from flamingo.data import DocumentEncoder, DocumentSource, FlamingoBatch
 from flamingo.generation import complete
-from flamingo.language_model import build_language_model
+from flamingo.language_model import build_language_model, decoder_layers
 from flamingo.model import FlamingoForConditionalGeneration, build_vision_encoder
 from flamingo.parallelize import parallelize
 from flamingo.presets import PRESETS
@@ -95,8 +96,9 @@ class FlamingoTaskConfig:
     max_images: int = 8
     # Image side in pixels; None: the preset's.
     image_size: int | None = None
-    # Recompute the layers' activations in the backward pass to save memory.
-    recompute: bool = False
+    # What the layers of resampler, gated blocks and language model make again in the backward pass:
+    # nothing, cheap operations and every second matrix product, or everything.
+    recompute: Recompute = "none"
     # Updates at the start of training during which images are cropped and jittered at random.
     augment_steps: int = 0
     # Strength of the augmentation.
@@ -125,8 +127,9 @@ class FlamingoTask:
             language_model=self._language_model().to(self._frozen_dtype),
             vision_encoder=self._vision_encoder().to(self._frozen_dtype),
         )
-        if self.config.recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        layers = decoder_layers(model.language_model)
+        blocks = (*model.resampler.layers, *model.gated_blocks, *layers)
+        recompute_blocks(blocks, self.config.recompute)
         return model
 
     def parallelize(self, model: FlamingoForConditionalGeneration, sharding: Sharding) -> None:

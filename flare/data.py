@@ -9,10 +9,12 @@ on the CPU, so that a step on a device never waits for the host.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from common.data.augmentation import AugmentConfig, augment
@@ -105,6 +107,42 @@ class FlareBatch:
             pairs={name: pairs.to(device) for name, pairs in self.pairs.items()},
         )
 
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def text(self) -> "FlareBatch":
+        """The same rows, whose media are taken for known."""
+        return replace(
+            self,
+            pixel_values=self.pixel_values[:0],
+            waveforms=self.waveforms[:0],
+            audio_lengths=self.audio_lengths[:0],
+        )
+
+    def captions(self) -> "FlareBatch":
+        """The rows of captions alone, at least one row, without media and without targets."""
+        first = len(self.input_ids) - max(self.num_caption_rows, 1)
+        skipped = first * self.input_ids.shape[1]
+        return replace(
+            self.text(),
+            keys=[],
+            input_ids=self.input_ids[first:],
+            document_ids=self.document_ids[first:],
+            bidirectional=self.bidirectional[first:],
+            targets={},
+            pairs={t: replace(p, text=p.text - skipped) for t, p in self.pairs.items()},
+        )
+
+    def padded(self, num_rows: int) -> "FlareBatch":
+        """With empty rows behind, each one document."""
+        missing = num_rows - len(self.input_ids)
+        return replace(
+            self,
+            input_ids=pad(self.input_ids, (0, 0, 0, missing)),
+            document_ids=pad(self.document_ids, (0, 0, 0, missing)),
+            bidirectional=pad(self.bidirectional, (0, 0, 0, missing)),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSource:
@@ -142,14 +180,16 @@ class MixtureSource:
     def example(self, row: PackedRow) -> FlareExample:
         """A row's documents, one after another."""
         sizes = [self._size(number).tokens for number in row.numbers]
+        # All media first: what encodes the texts stays in the processor's caches then.
         all_drawn = [self._drawn(number, row.update) for number in row.numbers]
-        examples, spare = [], self.max_tokens - sum(sizes)
+        examples, supplies, spare = [], [], self.max_tokens - sum(sizes)
         for number, drawn, size in zip(row.numbers, all_drawn, sizes, strict=True):
             # What stands in for a bad sample may be longer; it may take what the row has to spare.
-            example = self._encoded(drawn, number, row.update, max_tokens=size + spare)
+            example, is_cut = self._encoded(drawn, number, row.update, max_tokens=size + spare)
             spare += size - len(example.ids)
             examples.append(example)
-        return join(examples)
+            supplies.append(drawn.supply(is_cut=is_cut))
+        return replace(join(examples), supply=merged(supplies))
 
     def collate(self, examples: Sequence[FlareExample]) -> FlareBatch:
         """Rows of one batch, all of the same length."""
@@ -163,14 +203,17 @@ class MixtureSource:
         )
 
     def _drawn(self, number: int, update: int) -> Drawn:
-        """The document at a number as this update sees it."""
-        size = self.encoder.image_size
-        if update >= self.augment_steps:
-            return self.feed.read(number, least_side=size)
-        drawn = self.feed.read(number, least_side=self.augmentation.least_side(size))
-        return replace(drawn, document=self._augmented(drawn.document, number))
+        """The document at a number as this update sees it, its images at the model's size."""
+        is_augmented, size = update < self.augment_steps, self.encoder.image_size
+        least_side = self.augmentation.least_side(size) if is_augmented else size
+        drawn = self.feed.read(number, least_side=least_side)
+        document = self._augmented(drawn.document, number) if is_augmented else drawn.document
+        return replace(drawn, document=self.encoder.fitted(document))
 
-    def _encoded(self, drawn: Drawn, number: int, update: int, *, max_tokens: int) -> FlareExample:
+    def _encoded(
+        self, drawn: Drawn, number: int, update: int, *, max_tokens: int
+    ) -> tuple[FlareExample, bool]:
+        """One document of a row, and whether it lost its end."""
         generator = generator_at(seed=self.seed, index=number, stream="flare/form")
         form = self.masking.draw_form(update / self.steps, generator)
         ids = self.encoder.tokens(drawn.document)
@@ -182,8 +225,7 @@ class MixtureSource:
             mask_rate=self.masking.mask_rate(update / self.steps),
             max_tokens=max_tokens,
         )
-        is_cut = len(ids) + added_by(form) > max_tokens
-        return replace(example, supply=drawn.supply(is_cut=is_cut))
+        return example, len(ids) + added_by(form) > max_tokens
 
     def _augmented(self, document: Document, number: int) -> Document:
         generator = generator_at(seed=self.seed, index=number, stream="flare/augment")
@@ -200,14 +242,22 @@ def join(examples: Sequence[FlareExample]) -> FlareExample:
     """Several documents as one packed row, documents and media numbered through."""
     captions, num_media = [], dict.fromkeys(PAIR_TERMS, 0)
     for example in examples:
-        captions += [replace(c, medium=c.medium + num_media[c.term]) for c in example.captions]
+        captions += [
+            Caption(
+                term=caption.term,
+                medium=caption.medium + num_media[caption.term],
+                ids=caption.ids,
+                caption_id=caption.caption_id,
+            )
+            for caption in example.captions
+        ]
         num_media[IMAGE_TEXT] += len(example.images)
         num_media[AUDIO_TEXT] += len(example.clips)
     return FlareExample(
         key="+".join(example.key for example in examples),
         ids=torch.cat([example.ids for example in examples]),
         labels=torch.cat([example.labels for example in examples]),
-        documents=torch.cat([torch.full_like(e.ids, i) for i, e in enumerate(examples)]),
+        documents=_numbered([example.ids for example in examples]),
         bidirectional=torch.cat([example.bidirectional for example in examples]),
         images=tuple(image for example in examples for image in example.images),
         clips=tuple(clip for example in examples for clip in example.clips),
@@ -254,9 +304,10 @@ def collate(
 
 def _stacked(images: Sequence[Tensor], *, size: int) -> UInt8[Tensor, "m c y x"]:
     """One tensor, its channels named before its sides but stored last, as images come."""
-    none = torch.zeros(size, size, 3, dtype=torch.uint8)
-    stacked = torch.stack([*images] or [none])[: len(images)]
-    return rearrange(stacked, "m y x c -> m c y x")
+    none = np.zeros((0, size, size, 3), dtype=np.uint8)
+    # numpy asks for large pages where torch does not; the system then has fewer to clear and map.
+    stacked = np.stack([image.numpy() for image in images]) if images else none
+    return rearrange(torch.from_numpy(stacked), "m y x c -> m c y x")
 
 
 def _first_fit(lengths: Sequence[int], *, width: int) -> list[tuple[int, int]]:
@@ -277,26 +328,32 @@ def _first_fit(lengths: Sequence[int], *, width: int) -> list[tuple[int, int]]:
 
 def _caption_rows(captions: Sequence[Caption], rows: Sequence[int]) -> list[FlareExample]:
     """Captions as packed causal documents without targets and without media."""
-    packed: list[list[FlareExample]] = [[] for _ in range(max(rows, default=-1) + 1)]
+    packed: list[list[Tensor]] = [[] for _ in range(max(rows, default=-1) + 1)]
     for caption, row in zip(captions, rows, strict=True):
-        packed[row].append(
-            FlareExample(
-                key="",
-                ids=caption.ids,
-                labels=torch.full_like(caption.ids, IGNORED),
-                documents=torch.zeros_like(caption.ids),
-                bidirectional=torch.zeros_like(caption.ids, dtype=torch.bool),
-                images=(),
-                clips=(),
-                captions=(),
-            )
+        packed[row].append(caption.ids)
+    return [
+        FlareExample(
+            key="",
+            ids=(whole := torch.cat(ids)),
+            labels=torch.full_like(whole, IGNORED),
+            documents=_numbered(ids),
+            bidirectional=torch.zeros_like(whole, dtype=torch.bool),
+            images=(),
+            clips=(),
+            captions=(),
         )
-    return [join(row) for row in packed]
+        for ids in packed
+    ]
+
+
+def _numbered(pieces: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " z"]:
+    """For every token of all pieces the number of its piece."""
+    return torch.arange(len(pieces)).repeat_interleave(torch.tensor([len(ids) for ids in pieces]))
 
 
 def _padded(rows: Sequence[Tensor], value: int, width: int) -> Tensor:
     first, *rest = rows
-    first = torch.nn.functional.pad(first, (0, width - len(first)), value=value)
+    first = pad(first, (0, width - len(first)), value=value)
     return pad_sequence([first, *rest], batch_first=True, padding_value=value)
 
 

@@ -7,6 +7,7 @@ It takes embeddings and returns normalised hidden states; the tables of tokens b
 Who sees whom is the mask's affair: a packed row holds causal and bidirectional documents alike.
 """
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -63,10 +64,26 @@ class Decoder(nn.Module):
         backend: Backend,
     ) -> Float[Tensor, "b s d"]:
         """Hidden states after the final norm; `cache` is advanced by these tokens."""
-        tables = rotary(positions, head_dim=self.head_dim, base=self.rotary_base)
-        for block in self.blocks:
-            x = block(x, mask=mask, rotary=tables, past_key_values=cache, backend=backend)
+        x = self.advance(
+            self.blocks, x, positions=positions, mask=mask, cache=cache, backend=backend
+        )
         return self.norm(x)
+
+    def advance(
+        self,
+        blocks: Iterable[nn.Module],
+        x: Float[Tensor, "b s d"],
+        *,
+        positions: Int[Tensor, "b s"],
+        mask: Mask,
+        cache: Cache | None = None,
+        backend: Backend,
+    ) -> Float[Tensor, "b s d"]:
+        """Through some of the blocks."""
+        tables = rotary(positions, head_dim=self.head_dim, base=self.rotary_base)
+        for block in blocks:
+            x = block(x, mask=mask, rotary=tables, past_key_values=cache, backend=backend)
+        return x
 
 
 class DecoderBlock(GradientCheckpointingLayer):

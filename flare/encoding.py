@@ -74,6 +74,16 @@ class DocumentEncoder:
         media = extent.num_images * self.processor.image_queries
         return 2 + extent.tokens + media + extent.num_clips * self.processor.audio_queries
 
+    def fitted(self, document: Document) -> Document:
+        """The document with its images as the model takes them."""
+        parts = tuple(
+            part
+            if isinstance(part, str | Recording)
+            else resize_and_centre_crop(part, size=self.image_size)
+            for part in document.parts
+        )
+        return Document(key=document.key, parts=parts, caption=document.caption)
+
     def tokens(self, document: Document) -> Int[np.ndarray, " s"]:
         """The whole document's ids."""
         return np.array(self.processor.encode_document(document.parts))
@@ -91,8 +101,8 @@ class DocumentEncoder:
         """A document with its `tokens`, cut to `max_tokens`, that teaches what its form says."""
         original = self._fitted(ids, max_tokens - added_by(form))
         taught, labels = self._taught(original, generator, form=form, mask_rate=mask_rate)
-        images, clips = self._media(document, original)
-        captions = _caption_of(document, num_images=len(images), num_clips=len(clips))
+        images, clips = self._media(document, original, is_cut=len(original) < len(ids))
+        term = _contrast_of(document, num_images=len(images), num_clips=len(clips))
         return FlareExample(
             key=document.key,
             ids=torch.from_numpy(taught),
@@ -101,18 +111,34 @@ class DocumentEncoder:
             bidirectional=torch.full((len(taught),), form == "masked"),
             images=tuple(self._pixels(image) for image in images),
             clips=tuple(self._clip(clip) for clip in clips),
-            captions=tuple(self._caption(text, term, max_tokens) for term, text in captions),
+            captions=() if term is None else (self._caption(document, ids, term, max_tokens),),
         )
 
-    def _caption(self, text: str, term: str, max_tokens: int) -> Caption:
+    def _caption(
+        self, document: Document, ids: Int[np.ndarray, " s"], term: str, max_tokens: int
+    ) -> Caption:
         """Of a caption too long the last words go."""
-        *ids, emb = self.processor.encode_caption(text)
+        assert document.caption is not None
+        whole = self._caption_ids(document.caption, document, ids)
+        if len(whole) > max_tokens:
+            whole = np.append(whole[: max_tokens - 1], whole[-1])
         return Caption(
             term=term,
             medium=0,
-            ids=torch.tensor([*ids[: max_tokens - 1], emb]),
-            caption_id=caption_id(text),
+            ids=torch.from_numpy(whole),
+            caption_id=caption_id(document.caption),
         )
+
+    def _caption_ids(
+        self, caption: str, document: Document, ids: Int[np.ndarray, " s"]
+    ) -> Int[np.ndarray, " z"]:
+        """`<s> caption <emb>`; mostly it is the document's only text, whose ids are known."""
+        if [part for part in document.parts if isinstance(part, str)] != [caption]:
+            return np.array(self.processor.encode_caption(caption))
+        processor = self.processor
+        own = ids[(ids != processor.image_token_id) & (ids != processor.audio_token_id)]
+        own[-1] = processor.emb_token_id  # in the place of `</s>`
+        return own
 
     @cached_property
     def _is_control(self) -> Bool[np.ndarray, " v"]:
@@ -124,6 +150,10 @@ class DocumentEncoder:
     @cached_property
     def _plain_ids(self) -> range:
         return self.processor.plain_ids
+
+    @cached_property
+    def _end_id(self) -> int:
+        return self.processor.tokenizer.eos_token_id
 
     def _fitted(self, ids: Int[np.ndarray, " s"], limit: int) -> Int[np.ndarray, " z"]:
         """At most `limit` tokens, media slots whole."""
@@ -146,7 +176,7 @@ class DocumentEncoder:
     ) -> tuple[Int[np.ndarray, " z"], Int[np.ndarray, " z"]]:
         """Ids as the model reads them, and the labels."""
         is_text = ~self._is_control[ids]
-        mask_id, end_id = self.processor.mask_token_id, self.processor.tokenizer.eos_token_id
+        mask_id, end_id = self.processor.mask_token_id, self._end_id
         if form == "masked":
             corrupted, is_target = corrupt(
                 ids,
@@ -159,17 +189,20 @@ class DocumentEncoder:
             return corrupted, np.where(is_target, ids, IGNORED)
         if form == "cm3":
             ids = cm3(ids, is_text, generator, mask_id=mask_id, end_id=end_id)
-        is_target = ~self._is_control[ids] | (ids == end_id)
+            is_text = ~self._is_control[ids]
+        is_target = is_text | (ids == end_id)
         is_target[0] = False  # some tokenizers begin documents with what ends them
         return ids, np.where(is_target, ids, IGNORED)
 
     def _media(
-        self, document: Document, ids: Int[np.ndarray, " s"]
+        self, document: Document, ids: Int[np.ndarray, " s"], *, is_cut: bool
     ) -> tuple[list[Image], list[Recording]]:
         """The images and clips whose slots are left."""
         media = [part for part in document.parts if not isinstance(part, str)]
         clips = [part for part in media if isinstance(part, Recording)]
         images = [part for part in media if not isinstance(part, Recording)]
+        if not is_cut:
+            return images, clips
         processor = self.processor
         num_images = self._count(ids, processor.image_token_id) // processor.image_queries
         num_clips = self._count(ids, processor.audio_token_id) // processor.audio_queries
@@ -193,12 +226,12 @@ def added_by(form: str) -> int:
     return 2 * MOST_SPANS if form == "cm3" else 0
 
 
-def _caption_of(document: Document, *, num_images: int, num_clips: int) -> list[tuple[str, str]]:
-    """Term and caption, unless there is none or its medium was cut off."""
+def _contrast_of(document: Document, *, num_images: int, num_clips: int) -> str | None:
+    """The term of its caption, unless there is none or its medium was cut off."""
     if document.caption is None:
-        return []
+        return None
     if sum(not isinstance(part, str) for part in document.parts) != 1:
         raise ValueError(f"{document.key} has a caption, but not exactly one image or clip")
     if num_images + num_clips == 0:
-        return []
-    return [(IMAGE_TEXT if num_images else AUDIO_TEXT, document.caption)]
+        return None
+    return IMAGE_TEXT if num_images else AUDIO_TEXT

@@ -127,23 +127,6 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tokens, summary = self.audio_projector(features, valid)
         return Encoded(tokens=tokens, vectors=self.audio_vector(summary)[:num_items])
 
-    def decode(
-        self,
-        input_ids: Int[Tensor, "b s"],
-        *,
-        images: Float[Tensor, "k q d"] | None,
-        audio: Float[Tensor, "l p d"] | None,
-        document_ids: Int[Tensor, "b s"],
-        bidirectional: Bool[Tensor, "b s"],
-    ) -> Float[Tensor, "b s d"]:
-        """Hidden states of packed rows, after the final norm; slots and media must match."""
-        return self.decoder(
-            self._embed(input_ids, images=images, audio=audio),
-            positions=positions_in_documents(document_ids),
-            mask=hybrid_mask(document_ids, bidirectional),
-            backend=self.config.attention_backend,
-        )
-
     def text_vectors(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Vectors of captions from the hidden states at their `<emb>`; not normalised."""
         return self.text_vector(hidden)
@@ -181,7 +164,7 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if position_ids is None:
             position_ids = _positions(input_ids, attention_mask, document_ids, past=past)
         hidden = self.decoder(
-            self._embed(
+            self.embed(
                 input_ids,
                 images=self._image_tokens(pixel_values),
                 audio=self._audio_tokens(input_values, audio_lengths),
@@ -266,7 +249,7 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         side = {"image": self.config.vision_projector, "audio": self.config.audio_projector}
         return int(side[kind].num_queries)
 
-    def _embed(
+    def embed(
         self,
         input_ids: Int[Tensor, "b s"],
         *,
@@ -275,6 +258,7 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         image_rows: int | None = None,
         audio_rows: int | None = None,
     ) -> Float[Tensor, "b s d"]:
+        """Tokens, and media in their slots."""
         x = self.embedding(input_ids)
         if images is not None:
             slots = input_ids == self.config.image_token_id

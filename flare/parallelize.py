@@ -2,7 +2,8 @@
 
 Activations are recomputed by the model itself (`FlareTaskConfig.recompute`), block by block, as the
 blocks are gathered. What stays with the root is small or read without a forward pass of its own:
-the head's matrix, which the loss multiplies chunk by chunk, and the temperatures.
+the head's matrix, which the loss multiplies chunk by chunk, the last norm and the temperatures.
+A pipeline cuts the decoder's blocks only: encoders, projectors and tables work for all ranks alike.
 """
 
 from common.parallel.sharding import Sharding
@@ -22,5 +23,6 @@ def parallelize(model: FlareForConditionalGeneration, sharding: Sharding) -> Non
     sharding.unit(model.audio_projector)
 
     sharding.unit(model.embedding)
-    sharding.units(model.decoder.blocks)
-    sharding.unit(model.decoder)
+    sharding.chain(model.decoder.blocks, behind=[model.head])
+    if sharding.pipeline is not None:
+        model.generation_config.use_cache = False  # a rank would know its own layers' only

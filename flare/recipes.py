@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
+from common.parallel.mesh import ZERO_BUBBLE, ParallelConfig
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
 from flare.corpora import SourceConfig
@@ -52,9 +54,11 @@ def flare_tiny() -> FlareRun:
 def flare_13b() -> FlareRun:
     """FLARE-13B as specified: 2048 rows of 2048 tokens, peak 2e-4, cosine to 10 %, clip 1.0.
 
-    Hardware: 64 A100-80GB, ZeRO-3 and pipeline. 4.2 trillion tokens are a million updates of 4.2
-    million tokens. Not run. Data, by path: image-text pairs (WebLI or open ones), audio-text pairs
-    (AudioSet with captions), text (Common Crawl), a tokenizer of at most 65,536 tokens.
+    Hardware: 64 A100-80GB: pipelines of 4, each stage sharded over 16; encoders and projectors
+    sharded over all 64. 4.2 trillion tokens are a million updates of 4.2 million tokens. Not run;
+    `scripts/plan.py flare_13b --dry-run` makes one update in a fake world. Data, by path:
+    image-text pairs (WebLI or open ones), audio-text pairs (AudioSet with captions), text (Common
+    Crawl), a tokenizer of at most 65,536 tokens.
     """
     return RunConfig(
         task=FlareTaskConfig(
@@ -72,14 +76,17 @@ def flare_13b() -> FlareRun:
             audio_encoder=Path("weights/wavlm-large"),
             weight_decay=0.1,
             patch_drop=0.5,
-            recompute=True,
+            recompute="full",
         ),
         optimizer=OptimizerConfig(peak_learning_rate=2e-4, clip_norm=1.0),
         schedule=ScheduleConfig(warmup_steps=10_000, kind="cosine", final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=500, keep=3),
         steps=1_000_000,
-        num_micro_batches=8,
+        num_micro_batches=16,  # of 2 rows on each rank, 64 in each pipeline
         precision="bf16",
+        parallel=ParallelConfig(
+            pipeline=4, shard=-1, schedule="Interleaved1F1B", reshard_after_forward=False
+        ),
         num_workers=8,
         log_every=10,
         validate_every=1_000,
@@ -99,7 +106,8 @@ def flare_1b() -> FlareRun:
         batch_size=512,
         vision_encoder=Path("weights/vit_base_patch16_clip_224.laion2b.safetensors"),
     )
-    return replace(run, task=task, steps=100_000)
+    parallel = ParallelConfig(shard=-1)
+    return replace(run, task=task, steps=100_000, num_micro_batches=8, parallel=parallel)
 
 
 RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
@@ -110,5 +118,14 @@ RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
 
 
 def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
-    """The task that a recipe's configuration describes."""
+    """The task that a recipe's configuration describes.
+
+    Raises:
+        UserError: schedule and recomputation exclude each other.
+    """
+    if run.parallel.schedule in ZERO_BUBBLE and run.task.recompute == "selective":
+        raise UserError(
+            f"parallel.schedule={run.parallel.schedule} goes back through a block twice, which "
+            "task.recompute=selective forbids; use task.recompute=full or none, or Interleaved1F1B"
+        )
     return FlareTask(run.task, steps=run.steps)

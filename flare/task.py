@@ -8,7 +8,7 @@ weights w move with the losses (`common/objectives/weighting.py`). Every part of
 every micro-batch, with or without images and recordings in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -29,16 +29,16 @@ from common.objectives.contrastive import (
     info_nce,
     sigmoid_loss,
 )
-from common.objectives.language import linear_next_token_loss
 from common.objectives.weighting import Weighting, build_weighting
+from common.parallel.recompute import recompute_blocks
 from common.parallel.sharding import Sharding
-from common.training.task import Computed, Gather, Pairs, ParameterGroup
+from common.training.task import Computed, Finish, Gather, Pairs, ParameterGroup, Start
+from flare import passes
 from flare.config import FlareConfig
 from flare.corpora import CorpusSplit, embedded_tokenizer, open_feed
 from flare.data import FlareBatch, MixtureSource, collate
-from flare.encoding import AUDIO_TEXT, IMAGE_TEXT, DocumentEncoder
+from flare.encoding import DocumentEncoder
 from flare.held_out import HeldOut, held_out_pairs
-from flare.media import Encoded
 from flare.model import FlareForConditionalGeneration
 from flare.parallelize import parallelize
 from flare.presets import PRESETS
@@ -51,6 +51,8 @@ VALIDATION_BATCH = 16
 
 class FlareTask:
     """`FlareTaskConfig` made real; see `common.training.task.Task` for the methods."""
+
+    chain = "decoder.blocks"
 
     def __init__(self, config: FlareTaskConfig, *, steps: int) -> None:
         self.config, self.steps = config, steps
@@ -65,8 +67,14 @@ class FlareTask:
             model.load_backbones(vision=self.config.vision_encoder, audio=self.config.audio_encoder)
         for part in self.config.frozen:
             model.get_submodule(part).requires_grad_(False)
-        if self.config.recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        blocks = (
+            *model.vision_encoder.model.blocks,
+            *model.vision_projector.blocks,
+            *model.audio_encoder.encoder.layers,
+            *model.audio_projector.blocks,
+            *model.decoder.blocks,
+        )
+        recompute_blocks(blocks, self.config.recompute)
         return model
 
     def parallelize(self, model: FlareForConditionalGeneration, sharding: Sharding) -> None:
@@ -107,41 +115,43 @@ class FlareTask:
         self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch
     ) -> Computed:
         """Language losses of all rows, and the vectors to be contrasted."""
-        media = _encode(model, batch)
-        hidden = model.decode(
-            batch.input_ids,
-            images=media[IMAGE_TEXT].tokens,
-            audio=media[AUDIO_TEXT].tokens,
-            document_ids=batch.document_ids,
-            bidirectional=batch.bidirectional,
-        ).flatten(0, 1)
-        losses = {
-            term: linear_next_token_loss(
-                hidden[target.positions], model.head.weight, target.ids, z_loss=self.config.z_loss
-            )
-            for term, target in batch.targets.items()
-        }
-        return Computed(losses=losses, pairs=_pairs(model, batch, media, hidden, first=0))
+        begun = self.start(model, source, batch)
+        x = self.advance(model, model.decoder.blocks, begun.hidden, batch)
+        done = self.finish(model, source, batch, x)
+        return Computed(losses=done.losses, pairs=begun.paired(done.texts))
 
     def pairs(
         self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch
     ) -> Mapping[str, Pairs]:
         """The same vectors as `compute` gives, from the rows of captions alone."""
-        media = _encode(model, batch)
-        # Without captions one row is decoded all the same: a sharded decoder waits for every rank.
-        num_rows = max(batch.num_caption_rows, 1)
-        rows = slice(len(batch.input_ids) - num_rows, None)
-        has_captions = batch.num_caption_rows > 0
-        ids = batch.input_ids[rows]
-        hidden = model.decode(
-            ids if has_captions else torch.zeros_like(ids),
-            images=None,
-            audio=None,
-            document_ids=batch.document_ids[rows],
-            bidirectional=batch.bidirectional[rows],
-        ).flatten(0, 1)
-        first = batch.input_ids.numel() - ids.numel()
-        return _pairs(model, batch, media, hidden, first=first)
+        begun, captions = self.start(model, source, batch), batch.captions()
+        x = begun.hidden[-len(captions.input_ids) :]
+        x = self.advance(model, model.decoder.blocks, x, captions)
+        return begun.paired(self.finish(model, source, captions, x).texts)
+
+    def start(self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch) -> Start:
+        """Encoders, projectors and embeddings."""
+        return passes.start(model, batch)
+
+    def advance(
+        self,
+        model: FlareForConditionalGeneration,
+        blocks: Iterable[nn.Module],
+        x: Float[Tensor, "b s d"],
+        batch: FlareBatch,
+    ) -> Float[Tensor, "b s d"]:
+        """Some of the decoder's blocks."""
+        return passes.advance(model, blocks, x, batch)
+
+    def finish(
+        self,
+        model: FlareForConditionalGeneration,
+        source: str,
+        batch: FlareBatch,
+        x: Float[Tensor, "b s d"],
+    ) -> Finish:
+        """The last norm, the language losses, the captions' vectors."""
+        return passes.finish(model, batch, x, z_loss=self.config.z_loss)
 
     def contrast(
         self, model: FlareForConditionalGeneration, term: str, pairs: Pairs, *, gather: Gather
@@ -169,9 +179,12 @@ class FlareTask:
 
     def flops(self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch) -> float:
         """6 N per token through the decoder; encoders and projectors as counted by torch."""
-        decoder = sum(p.numel() for p in model.decoder.parameters())
+        # Not the model's own: stages of a pipeline hold a part of it.
+        decoder = sum(p.numel() for p in self._meta_model.decoder.parameters())
         predicted = sum(len(target.ids) for target in batch.targets.values())
-        text = 6.0 * (decoder * self.tokens(batch) + model.head.weight.numel() * predicted)
+        text = 6.0 * (
+            decoder * self.tokens(batch) + self._meta_model.head.weight.numel() * predicted
+        )
         images = 3.0 * self._flops_per_image * len(batch.pixel_values)
         clips = len(batch.waveforms)
         audio = 3.0 * self._flops_per_clip(batch.waveforms.shape[1]) * clips if clips else 0.0
@@ -335,33 +348,6 @@ class FlareTask:
     def _meta_model(self) -> FlareForConditionalGeneration:
         with torch.device("meta"):
             return FlareForConditionalGeneration(self.model_config).eval().requires_grad_(False)
-
-
-def _encode(model: FlareForConditionalGeneration, batch: FlareBatch) -> dict[str, Encoded]:
-    """Images and recordings of a batch, by the term that contrasts them."""
-    return {
-        IMAGE_TEXT: model.encode_images(batch.pixel_values),
-        AUDIO_TEXT: model.encode_audio(batch.waveforms, batch.audio_lengths),
-    }
-
-
-def _pairs(
-    model: FlareForConditionalGeneration,
-    batch: FlareBatch,
-    media: Mapping[str, Encoded],
-    hidden: Float[Tensor, "n d"],
-    *,
-    first: int,
-) -> dict[str, Pairs]:
-    """Vectors of the batch's pairs; `hidden` begins with the token number `first`."""
-    return {
-        term: Pairs(
-            media=media[term].vectors[index.media],
-            text=model.text_vectors(hidden[index.text - first]),
-            ids=index.caption_ids,
-        )
-        for term, index in batch.pairs.items()
-    }
 
 
 def _counted_flops(run: Callable[[], object]) -> float:

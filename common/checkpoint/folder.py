@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -42,19 +42,16 @@ def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """The step of a complete checkpoint."""
+    return int(folder.name.removeprefix("step_"))
+
+
 def list_checkpoints(checkpoints: Path) -> list[Path]:
     """Complete checkpoints, newest first; their content is not checked."""
     if not checkpoints.is_dir():
         return []
     return sorted((p for p in checkpoints.iterdir() if COMPLETE.fullmatch(p.name)), reverse=True)
-
-
-def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder, add the manifest, and make it appear at once under its name."""
-    unfinished = begin_folder(target)
-    write(unfinished)
-    files = sorted(path for path in unfinished.iterdir())
-    publish_folder(target, {path.name: seal_file(path) for path in files})
 
 
 def unfinished_folder(target: Path) -> Path:
@@ -120,8 +117,12 @@ def verify_folder(folder: Path, ranks: Ranks | None = None) -> None:
     ranks.together(verify_share)
 
 
-def newest_good_checkpoint(checkpoints: Path, ranks: Ranks | None = None) -> Path | None:
+def newest_good_checkpoint(
+    checkpoints: Path, ranks: Ranks | None = None, *, before: int | None = None
+) -> Path | None:
     """The newest checkpoint that matches its manifest, None when there is none at all.
+
+    With `before`, of the checkpoints of earlier steps.
 
     Damaged ones on the way are renamed to `damaged_step_...`, with a warning that names the file.
     Ranks that give `ranks` verify together and get the same answer; all of them must call.
@@ -132,13 +133,15 @@ def newest_good_checkpoint(checkpoints: Path, ranks: Ranks | None = None) -> Pat
     ranks = ranks or Ranks()
     found = ranks.on_main(lambda: list_checkpoints(checkpoints))
     for folder in found:
+        if before is not None and step_of(folder) >= before:
+            continue
         try:
             verify_folder(folder, ranks)
         except DamagedCheckpointError as error:
             ranks.on_main(partial(_set_aside, folder, error))
         else:
             return folder
-    if ranks.on_main(lambda: next(checkpoints.glob("damaged_step_*"), None)):
+    if before is None and ranks.on_main(lambda: next(checkpoints.glob("damaged_step_*"), None)):
         raise UserError(
             f"every checkpoint in {checkpoints} is damaged; restore one from a backup, "
             "or remove the run folder to start from the beginning"
@@ -151,6 +154,13 @@ def remove_old_checkpoints(checkpoints: Path, *, newest: int) -> None:
     leftovers = [*checkpoints.glob(".*.unfinished"), *checkpoints.glob(".*.replaced")]
     for folder in [*list_checkpoints(checkpoints)[newest:], *leftovers]:
         shutil.rmtree(folder)
+
+
+def remove_checkpoints_from(checkpoints: Path, step: int) -> None:
+    """Remove the checkpoints of a step and those behind it."""
+    for folder in list_checkpoints(checkpoints):
+        if step_of(folder) >= step:
+            shutil.rmtree(folder)
 
 
 def _read_manifest(path: Path) -> dict[str, WrittenFile]:

@@ -276,10 +276,15 @@ def _index(metadata: Metadata, places: Mapping[MetadataIndex, str]) -> dict[str,
     return index
 
 
-def _read_index(folder: Path) -> Metadata:
-    """The index in torch's words; `storage_data` says which file holds a piece."""
+def refuse_other_versions(folder: Path) -> None:
+    """Raises UserError where a checkpoint is not of this form."""
     if not (folder / INDEX).is_file():
         raise UserError(f"{folder} has no {INDEX}: not a checkpoint of this version; start anew")
+
+
+def _read_index(folder: Path) -> Metadata:
+    """The index in torch's words; `storage_data` says which file holds a piece."""
+    refuse_other_versions(folder)
     index: dict[str, Entry] = json.loads((folder / INDEX).read_text())
     tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
     places: dict[MetadataIndex, str] = {}

@@ -10,6 +10,8 @@ Every rank of the run makes one store and calls the same methods in the same ord
 """
 
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -21,17 +23,31 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
-from common.checkpoint.folder import newest_good_checkpoint, remove_old_checkpoints, step_folder
+from common.checkpoint.folder import (
+    newest_good_checkpoint,
+    remove_checkpoints_from,
+    remove_old_checkpoints,
+    step_folder,
+)
+from common.checkpoint.lost_rank import lost_ranks_told
 from common.checkpoint.pieces import Piece, copy_to_host, is_whole, own_pieces
 from common.checkpoint.random_state import RandomState, capture_random_state
 from common.checkpoint.ranks import all_ranks
-from common.checkpoint.storage import FolderReader, FolderWriter, read_into, write_pieces
+from common.checkpoint.storage import (
+    FolderReader,
+    FolderWriter,
+    read_into,
+    refuse_other_versions,
+    write_pieces,
+)
 from common.checkpoint.tensors import (
     model_tensors_by_name,
     optimizer_tensors_by_name,
     trained_parameters,
 )
 from common.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Parsed JSON: what is inside is checked by whoever knows its meaning.
 Facts = dict[str, Any]
@@ -47,14 +63,19 @@ class CheckpointStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def newest_good(self) -> Path | None:
-        """The newest checkpoint whose every file matches its digest; see `folder.py`.
+    def newest_good(self, *, before: int | None = None) -> Path | None:
+        """The newest checkpoint, before some step, that matches its digests; see `folder.py`.
 
         Raises:
             UserError: when there are checkpoints and every one is damaged.
         """
         self.wait()
-        return newest_good_checkpoint(self.checkpoints, self.ranks)
+        return newest_good_checkpoint(self.checkpoints, self.ranks, before=before)
+
+    def forget_from(self, step: int) -> None:
+        """Remove the checkpoints of a step and those behind it."""
+        self.wait()
+        self.ranks.on_main(partial(remove_checkpoints_from, self.checkpoints, step))
 
     def save(
         self,
@@ -89,17 +110,13 @@ class CheckpointStore:
 
         Raises:
             UserError: when the last one could not be written; the ones before it are kept.
+            LostRankError: when another rank has died meanwhile.
         """
         writing, self._writing = self._writing, None
         if writing is None:
             return
-        try:
+        with lost_ranks_told(f"the last checkpoint in {self.checkpoints} was not written"):
             writing.result()
-        except RuntimeError as error:
-            raise UserError(
-                f"the last checkpoint in {self.checkpoints} was not written: another rank has died "
-                f"({str(error).splitlines()[0]}); the ones before it are kept: run again"
-            ) from error
 
     def load(
         self, folder: Path, modules: Sequence[nn.Module], optimizer: Optimizer
@@ -137,10 +154,12 @@ class CheckpointStore:
         def complete(unfinished: Path) -> None:
             (unfinished / STATE).write_text(state)
 
+        start = time.perf_counter()
         target = step_folder(self.checkpoints, step)
         writer = FolderWriter(target, rank=self.ranks.rank, complete=complete)
         write_pieces(pieces, writer, self.ranks)
         self.ranks.on_main(partial(remove_old_checkpoints, self.checkpoints, newest=self.keep))
+        logger.debug("%s written in %.1f s", target, time.perf_counter() - start)
 
     def _refuse_differences(
         self,
@@ -161,7 +180,12 @@ class CheckpointStore:
 
 
 def load_facts(folder: Path) -> Facts:
-    """What a verified checkpoint knows beside tensors."""
+    """What a verified checkpoint knows beside tensors.
+
+    Raises:
+        UserError: it is of another version.
+    """
+    refuse_other_versions(folder)
     facts: Facts = json.loads((folder / STATE).read_text())
     return facts
 

@@ -2,23 +2,32 @@
 
     Replicated   Accelerate's data parallelism (DDP); on one process nothing but the model
     Sharded      FSDP2 over a mesh; see `sharding.py`
+    Pipelined    the same around a chain of blocks in stages; see `pipelined.py`
 
-Both do work on the bare model inside the forward pass of a wrapper, so a task calls whatever
-methods of its model it likes. Both sum the gradients of all ranks.
+All do work on the bare model inside the forward pass of a wrapper, so a task calls whatever
+methods of its model it likes. All sum the gradients of all ranks.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from common.errors import UserError
-from common.parallel.mesh import ParallelConfig, build_mesh
-from common.parallel.sharding import Sharding, build_sharded, free, units_of, whole_on_main
+from common.parallel.mesh import ParallelConfig, build_mesh, sharding_axes
+from common.parallel.sharding import (
+    Sharding,
+    build_sharded,
+    free,
+    units_of,
+    whole,
+    whole_on_main,
+)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 ResultT = TypeVar("ResultT")
@@ -62,6 +71,10 @@ class Engine(Protocol[ModelT]):
         """Do work on the model that wants no gradient."""
         ...
 
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The one norm of all gradients, given those that this rank holds, whole or in shards."""
+        ...
+
     def portable(self) -> ModelT | None:
         """On the main rank a model that holds all its weights, to be exported; else None."""
         ...
@@ -98,6 +111,10 @@ class Replicated(Generic[ModelT]):
         with self.accelerator.autocast():
             return work(self.model)
 
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Every rank holds them all."""
+        return get_total_norm(gradients)
+
     def portable(self) -> ModelT | None:
         """The model itself."""
         return self.model if self.accelerator.is_main_process else None
@@ -118,26 +135,19 @@ class Sharded(Generic[ModelT]):
         config: ParallelConfig,
         accelerator: Accelerator,
     ) -> None:
-        refuse_old_torch()
+        refuse_old_torch(OLDEST_TORCH)
         # Nothing in the models changes the output of a unit in place, which alone would be wrong.
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         self.build, self.accelerator = build, accelerator
         self.reshard_after_forward = config.reshard_after_forward
         sizes = config.sizes(accelerator.num_processes)
+        mesh = build_mesh(sizes, device_type=accelerator.device.type)
         sharding = Sharding(
-            mesh=build_mesh(sizes, device_type=accelerator.device.type),
+            mesh=sharding_axes(mesh),
             compute_dtype=torch.bfloat16 if accelerator.mixed_precision == "bf16" else None,
             reshard_after_forward=config.reshard_after_forward,
         )
-
-        def divide(wrapped: WrappedModel[ModelT]) -> None:
-            if units is not None:
-                units(wrapped.model, sharding)
-            sharding.root(wrapped)
-
-        self.module = build_sharded(
-            lambda: WrappedModel(build()), divide, device=accelerator.device
-        )
+        self.module = build_divided(build, units, sharding, device=accelerator.device)
         self.model = self.module.model
 
     def run(self, work: Callable[[ModelT], ResultT]) -> ResultT:
@@ -165,22 +175,46 @@ class Sharded(Generic[ModelT]):
         free(self.module)
         return result
 
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """All parameters have the same mesh."""
+        return whole(get_total_norm(gradients))
+
     def portable(self) -> ModelT | None:
         """A model on the CPU that has taken over the gathered weights."""
         weights = whole_on_main(self.model.state_dict(keep_vars=True))
-        if not self.accelerator.is_main_process:
-            return None
-        with torch.device("meta"):
-            model = self.build()
-        model.load_state_dict(weights, assign=True)
-        return model
+        return loaded(self.build, weights) if self.accelerator.is_main_process else None
 
 
-def refuse_old_torch() -> None:
-    """Raises UserError where this torch cannot shard."""
+def build_divided(
+    build: Callable[[], ModelT],
+    units: Callable[[ModelT, Sharding], None] | None,
+    sharding: Sharding,
+    *,
+    device: torch.device,
+) -> WrappedModel[ModelT]:
+    """The model in its wrapper, which is the root of the sharding."""
+
+    def divide(wrapped: WrappedModel[ModelT]) -> None:
+        if units is not None:
+            units(wrapped.model, sharding)
+        sharding.root(wrapped)
+
+    return build_sharded(lambda: WrappedModel(build()), divide, device=device)
+
+
+def loaded(build: Callable[[], ModelT], weights: Mapping[str, Tensor]) -> ModelT:
+    """A model that takes over whole weights."""
+    with torch.device("meta"):
+        model = build()
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def refuse_old_torch(oldest: tuple[int, int], *, option: str = "shard") -> None:
+    """Raises UserError where this torch cannot do what an option of `ParallelConfig` asks."""
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < OLDEST_TORCH:
+    if version < oldest:
         raise UserError(
-            f"parallel.shard needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, this is "
-            f"{torch.__version__}; update torch, or train with parallel.shard=1"
+            f"parallel.{option} needs torch {'.'.join(map(str, oldest))} or newer, this is "
+            f"{torch.__version__}; update torch, or train with parallel.{option}=1"
         )

@@ -1,27 +1,37 @@
-"""How the ranks of a run are arranged: copies of the model, each sharded over some of the ranks.
+"""How the ranks of a run are arranged: stages of a pipeline, copies of the model, shards of a copy.
 
-    ranks = replicate x shard, neighbouring ranks share one copy
+    ranks = pipeline x replicate x shard, neighbouring ranks share one copy
 
 With `shard` 1 every rank holds the whole model, plain data parallelism. With all ranks in one copy
 this is ZeRO-3; several copies of a sharded model (hybrid sharding) keep the traffic of parameters
-inside a node and send only gradients between nodes.
+inside a node and send only gradients between nodes. A pipeline cuts the model's chain of blocks
+into stages, each sharded over the ranks that hold it; see `pipeline.py`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from common.errors import UserError
 
 ALL_THAT_ARE_LEFT = -1
+ScheduleName = Literal["1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble"]
+# They take a backward pass in two parts, between which parameters must not go away.
+ZERO_BUBBLE: tuple[ScheduleName, ...] = ("InterleavedZeroBubble", "ZBVZeroBubble")
 
 
 class Sizes(NamedTuple):
     """Ranks along each axis of the mesh."""
 
+    pipeline: int
     replicate: int
     shard: int
+
+    @property
+    def data(self) -> int:
+        """Ranks that hold the same part of the model, whole or in shards."""
+        return self.replicate * self.shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,10 @@ class ParallelConfig:
     shard: int = 1
     # Copies of the sharded model; -1: as many as there are ranks for.
     replicate: int = -1
+    # Ranks that hold one pipeline of a model's blocks; 1: no pipeline.
+    pipeline: int = 1
+    # Order of a pipeline's work; all but 1F1B give each rank two stages, and wait less.
+    schedule: ScheduleName = "1F1B"
     # Free a unit's parameters between forward and backward pass (ZeRO-3), or keep them (ZeRO-2).
     reshard_after_forward: bool = True
 
@@ -43,29 +57,46 @@ class ParallelConfig:
                     f"parallel.{name} must be at least 1, or {ALL_THAT_ARE_LEFT} for all ranks "
                     f"that are left, not {value}"
                 )
+        if self.pipeline < 1:
+            raise UserError(f"parallel.pipeline must be at least 1, not {self.pipeline}")
+        if self.pipeline > 1 and self.schedule in ZERO_BUBBLE and self.reshard_after_forward:
+            raise UserError(
+                f"parallel.schedule={self.schedule} keeps parameters between the two parts of its "
+                "backward pass; set parallel.reshard_after_forward to False, or use Interleaved1F1B"
+            )
+
+    @property
+    def stages_per_rank(self) -> int:
+        """Of a pipeline."""
+        return 1 if self.schedule == "1F1B" else 2
 
     def sizes(self, num_ranks: int) -> Sizes:
-        """The axes for so many ranks: shard 2 of 8 -> Sizes(replicate=4, shard=2).
+        """The axes for so many ranks: shard 2 of 8 -> Sizes(pipeline=1, replicate=4, shard=2).
 
         Raises:
             UserError: the axes do not multiply to the number of ranks.
         """
-        shard, replicate = self.shard, self.replicate
+        shard, replicate, ranks = self.shard, self.replicate, num_ranks // self.pipeline
         if shard == ALL_THAT_ARE_LEFT:
             replicate = max(replicate, 1)
-            shard = num_ranks // replicate
+            shard = ranks // replicate
         elif replicate == ALL_THAT_ARE_LEFT:
-            replicate = num_ranks // shard
-        if replicate * shard != num_ranks or not replicate:
+            replicate = ranks // shard
+        if self.pipeline * replicate * shard != num_ranks or not replicate:
             raise UserError(
-                f"parallel.shard={self.shard} and parallel.replicate={self.replicate} do not fit "
-                f"{num_ranks} ranks; shard x replicate must be the number of processes that "
-                "torchrun or accelerate starts (-1 takes what is left)"
+                f"parallel.pipeline={self.pipeline}, parallel.replicate={self.replicate} and "
+                f"parallel.shard={self.shard} do not fit {num_ranks} ranks; their product must be "
+                "the number of processes that torchrun or accelerate starts (-1 takes what is left)"
             )
-        return Sizes(replicate=replicate, shard=shard)
+        return Sizes(pipeline=self.pipeline, replicate=replicate, shard=shard)
 
 
 def build_mesh(sizes: Sizes, *, device_type: str) -> DeviceMesh:
-    """The mesh over which parameters are sharded: one axis, or two with copies of the model."""
-    mesh = init_device_mesh(device_type, tuple(sizes), mesh_dim_names=sizes._fields)
-    return mesh["shard"] if sizes.replicate == 1 else mesh
+    """All axes; `sharding_axes` takes those over which parameters are sharded."""
+    return init_device_mesh(device_type, tuple(sizes), mesh_dim_names=sizes._fields)
+
+
+def sharding_axes(mesh: DeviceMesh) -> DeviceMesh:
+    """One axis, or two where there are copies of the model."""
+    copies = mesh["replicate"].size() > 1
+    return mesh["replicate", "shard"] if copies else mesh["shard"]

@@ -6,8 +6,8 @@ divided by counts over all ranks already. In bf16 the parameters of a unit trave
 bf16, gradients meet in float32; the root's stay as stored, and so do the shards of all.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from common.parallel.pipeline import Pipeline, Stage
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -27,11 +29,23 @@ class Sharding:
     mesh: DeviceMesh
     compute_dtype: torch.dtype | None  # of units; None: as stored
     reshard_after_forward: bool
+    pipeline: Pipeline | None = None
+    stage_mesh: DeviceMesh | None = None  # ranks that hold the same stages of the pipeline
 
     def units(self, modules: Iterable[nn.Module]) -> None:
         """Each of the modules becomes a unit."""
         for module in modules:
             self.unit(module)
+
+    def chain(self, blocks: nn.ModuleList, *, behind: Sequence[nn.Module]) -> None:
+        """Blocks that run one after the other, each a unit; a pipeline cuts here.
+
+        behind: modules that a training step runs after the blocks and that no other unit owns.
+        """
+        if self.pipeline is None:
+            self.units(blocks)
+        else:
+            self.pipeline.cut(blocks, behind=behind, shard=self._shard_stage)
 
     def unit(self, *modules: nn.Module, cast_inputs: bool = False) -> None:
         """One unit of what no unit inside owns; several modules where they share a parameter.
@@ -53,6 +67,12 @@ class Sharding:
             if hasattr(unit, "set_reduce_scatter_unused_params"):  # since torch 2.15
                 # Should one rank alone use a parameter, the others send zeros.
                 unit.set_reduce_scatter_unused_params(True, recurse=False)
+
+    def _shard_stage(self, stage: Stage) -> None:
+        assert self.stage_mesh is not None
+        inner = replace(self, mesh=self.stage_mesh, pipeline=None)
+        inner.units(stage.blocks)
+        inner.root(stage)
 
     def _shard(self, modules: list[nn.Module], policy: MixedPrecisionPolicy) -> None:
         fully_shard(
@@ -77,6 +97,15 @@ def free(module: nn.Module) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of a model that may be sharded, gathered; every rank must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters that share a mesh: fused kernels take no others together."""
+    groups: dict[object, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups.setdefault(mesh, []).append(parameter)
+    return [*groups.values()]
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -133,16 +162,19 @@ def build_sharded(
     source = _tensors(build()) if dist.get_rank() == 0 else {}
     with torch.device("meta"):
         model = build()
+    whole_tensors = _tensors(model)
     divide(model)
     model.to_empty(device=device)
+    own = _tensors(model)
     with torch.no_grad():
-        for name, target in _tensors(model).items():
-            tensor = torch.empty(target.shape, dtype=target.dtype, device=device)
+        for name, example in whole_tensors.items():
+            tensor = torch.empty(example.shape, dtype=example.dtype, device=device)
             if source:
                 _check_alike(source[name], tensor, name)
                 tensor.copy_(source.pop(name))
             dist.broadcast(tensor, src=0)
-            target.copy_(like(tensor, target))
+            if name in own:  # and not in a block that other ranks hold
+                own[name].copy_(like(tensor, own[name]))
     _refuse_tensors_without_memory(model)
     return model
 

@@ -21,12 +21,14 @@ from typing import Annotated, Any, Generic, TypeVar
 import torch
 import tyro
 
+from common.checkpoint.lost_rank import lost_ranks_told
 from common.data.packing import PackState
 from common.errors import UserError
 from common.training.config_json import flatten, to_json
 from common.training.display import configure_logging
 from common.training.loader import rows_of
 from common.training.optimizer import check_groups
+from common.training.outcome import EXIT_STATUSES, exit_status_of
 from common.training.run import RunConfig
 from common.training.runtime import is_first_process, leave_processes
 from common.training.schedule import learning_rate_factor
@@ -76,11 +78,12 @@ def main(
         if invocation.dry_run:
             sys.stdout.write(describe_run(invocation.run, task))
             return 0
-        return Trainer(invocation.run, task, invocation.run_folder).train().exit_status
+        with lost_ranks_told("training did not start"):
+            return Trainer(invocation.run, task, invocation.run_folder).train().exit_status
     except UserError as error:
         if is_first_process():
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+        return exit_status_of(error)
     finally:
         leave_processes()
 
@@ -91,7 +94,7 @@ def _overview(recipes: Mapping[str, Recipe], description: str) -> str:
     for name, recipe in recipes.items():
         text = inspect.getdoc(recipe) or "(not described)"
         lines += ["", f"  {name}", *(f"      {line}".rstrip() for line in text.splitlines())]
-    lines += ["", f"All options of a recipe: {program} RECIPE --help", ""]
+    lines += ["", f"All options of a recipe: {program} RECIPE --help", "", EXIT_STATUSES]
     return "\n".join(lines)
 
 

@@ -36,6 +36,14 @@ class Terms(NamedTuple):
     negatives: dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What the micro-batches of one rank have added up, by `source/term`."""
+
+    sums: dict[str, Tensor]
+    negatives: dict[str, Tensor]
+
+
 class OnePass(Generic[ModelT, BatchT]):
     """All pairs of a rank lie in one micro-batch, or there are none."""
 
@@ -83,8 +91,8 @@ class TwoPasses(Generic[ModelT, BatchT]):
                 work = partial(_pairs, task, part.source, part.batch.to(device))
                 for term, pairs in run(work).items():
                     vectors[f"{part.source}/{term}"][index] = pairs
-            self.cached: dict[str, _Cached] = {
-                name: run(partial(_cache, task, name, pairs, sizes=sizes[name]))
+            self.cached: dict[str, Cached] = {
+                name: run(partial(cache_contrast, task, name, pairs, sizes=sizes[name]))
                 for name, pairs in vectors.items()
             }
 
@@ -105,7 +113,7 @@ class TwoPasses(Generic[ModelT, BatchT]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cached:
+class Cached:
     """What the first pass knows of one term: its figures and its gradients."""
 
     loss: Float[Tensor, ""]
@@ -116,9 +124,13 @@ class _Cached:
     def surrogate(self, index: int, pairs: Pairs, model: nn.Module) -> Float[Tensor, ""]:
         """A sum over the pairs of a micro-batch with the gradient of the contrast."""
         media, text = self.rows[index]
-        total = _inner(pairs.media, media) + _inner(pairs.text, text)
+        return inner(pairs.media, media) + inner(pairs.text, text) + self.at_parameters(model)
+
+    def at_parameters(self, model: nn.Module) -> Float[Tensor, ""]:
+        """The part of a micro-batch that the contrast's own parameters have in the sum."""
+        total = self.loss.new_zeros(())
         for name, gradient in self.parameters.items():
-            total = total + _inner(model.get_parameter(name), gradient) / len(self.rows)
+            total = total + inner(model.get_parameter(name), gradient) / len(self.rows)
         return total
 
 
@@ -128,14 +140,14 @@ def _pairs(
     return task.pairs(model, source, batch)
 
 
-def _cache(
+def cache_contrast(
     task: Contrastive[ModelT, Any],
     name: str,
     pairs: Mapping[int, Pairs],
     model: ModelT,
     *,
     sizes: Sequence[int],
-) -> _Cached:
+) -> Cached:
     """Contrast the rank's pairs of all micro-batches, and differentiate."""
     parts = list(pairs.values())
     media = torch.cat([part.media for part in parts]).requires_grad_()
@@ -150,7 +162,7 @@ def _cache(
         )
     numbers = [len(part.media) for part in parts]
     pieces = zip(of_media.split(numbers), of_text.split(numbers), strict=True)
-    return _Cached(
+    return Cached(
         loss=contrast.loss.detach(),
         negatives=contrast.negatives,
         rows=dict(zip(pairs, pieces, strict=True)),
@@ -171,7 +183,7 @@ def _contrast(
     return task.contrast(model, term, pairs, gather=partial(gather_rows, sizes=sizes))
 
 
-def _inner(values: Tensor, gradient: Tensor) -> Float[Tensor, ""]:
+def inner(values: Tensor, gradient: Tensor) -> Float[Tensor, ""]:
     """Sum of products; its gradient with respect to the values is `gradient`."""
     return (values * gradient).sum(dtype=torch.promote_types(values.dtype, torch.float32))
 

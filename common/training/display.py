@@ -22,9 +22,9 @@ def configure_logging(*, is_main: bool) -> None:
     """For scripts: messages of this project on standard output, from one process only."""
     root = logging.getLogger()
     if not any(isinstance(handler, ConsoleHandler) for handler in root.handlers):
-        root.addHandler(ConsoleHandler())
-    project = logging.getLogger(__name__.split(".", maxsplit=1)[0])
-    project.setLevel(logging.INFO if is_main else logging.ERROR)
+        # The level is the terminal's alone: the logs of the ranks take more (`rank_log.py`).
+        root.addHandler(ConsoleHandler(logging.INFO if is_main else logging.ERROR))
+    logging.getLogger(__name__.split(".", maxsplit=1)[0]).setLevel(logging.INFO)
 
 
 class Display:

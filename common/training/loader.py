@@ -9,12 +9,13 @@ ranks.
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from multiprocessing.synchronize import Event
 from types import FrameType
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -22,9 +23,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common.data.feed import Supply, merged
 from common.data.packing import PackState
 from common.errors import UserError
+from common.training.interruption import CAUGHT
 from common.training.task import Batch, BatchT, Example, Packs, Source, Supplied
 
 Sources = Mapping[str, Source[Any, BatchT]]  # Examples concern nobody but their own source.
+LoadedT = TypeVar("LoadedT")
 States = Mapping[str, PackState]  # of the sources that pack
 
 
@@ -65,19 +68,20 @@ def read_updates(
     sources: Sources[BatchT],
     *,
     first: int,
-    last: int,
+    last: int | None = None,
     share: Share,
     num_workers: int,
     states: States | None = None,
 ) -> Generator[Update[BatchT]]:
-    """Updates first ... last - 1 (from 0): this rank's micro-batches of all sources.
+    """Updates first ... last - 1 (from 0), or for ever: this rank's micro-batches of all sources.
 
     `states` are those after update first - 1. Close it, also after an error: that ends the workers.
     """
     check_batch_sizes(sources, share)
     done = multiprocessing.Event()
+    numbers = partial(count, first) if last is None else partial(range, first, last)
     plans = {
-        name: _Plan(source, range(first, last), share, (states or {}).get(name, PackState()))
+        name: _Plan(source, numbers(), share, (states or {}).get(name, PackState()))
         for name, source in sources.items()
     }
     streams = {
@@ -85,9 +89,9 @@ def read_updates(
         for name, source in sources.items()
     }
     try:
-        for update in range(first, last):
+        for update in numbers():
             parts = [
-                _micro_batch(name, source, next(streams[name]))
+                _micro_batch(name, source, _next(streams[name]))
                 for _ in range(share.num_micro_batches)
                 for name, source in sources.items()
             ]
@@ -140,7 +144,7 @@ class _Plan(Sampler[list[Any]]):
     """
 
     def __init__(
-        self, source: Source[Any, Any], updates: range, share: Share, state: PackState
+        self, source: Source[Any, Any], updates: Iterable[int], share: Share, state: PackState
     ) -> None:
         self.source, self.updates, self.share, self.state = source, updates, share, state
         self.states: dict[int, PackState] = {}
@@ -181,6 +185,18 @@ def _collate(
         return error
 
 
+def _next(stream: Iterator[LoadedT]) -> LoadedT:
+    try:
+        return next(stream)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that prepares batches was killed, probably for want of memory; lower "
+            "num_workers or give the machine more"
+        ) from error
+
+
 def _micro_batch(
     name: str, source: Source[Any, BatchT], loaded: tuple[BatchT, Supply] | UserError
 ) -> MicroBatch[BatchT]:
@@ -198,6 +214,6 @@ def _prepare_worker(done: Event, _: int) -> None:
         if done.is_set():
             os._exit(0)
 
-    # Ctrl-C and a scheduler's SIGTERM reach the whole group; the training process decides.
-    signal.signal(signal.SIGINT, ignore_until_done)
-    signal.signal(signal.SIGTERM, ignore_until_done)
+    # Ctrl-C and a scheduler's signals reach the whole group; the training process decides.
+    for number in CAUGHT:
+        signal.signal(number, ignore_until_done)

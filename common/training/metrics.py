@@ -5,12 +5,12 @@
 the machine: everything else is bit-equal after a resume.
 """
 
-import hashlib
 import json
 import math
 import os
+import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Window:
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
         self.device = device
         self.totals: dict[str, Tensor] = {}
+        self.losses: list[Tensor] = []  # of every update since they were last taken
         self.skipped = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row by now
 
     def add(self, figures: Mapping[str, Tensor], *, skip: Tensor) -> None:
@@ -63,6 +64,7 @@ class Window:
         for name, value in {**figures, "updates": torch.ones_like(skip)}.items():
             taken = torch.where(skip, 0.0, value.to(self.dtype))
             self.totals[name] = self.totals[name] + taken if name in self.totals else taken
+        self.losses.append(figures["loss"].detach().to(self.dtype))
         in_all = self.skipped[0]
         reset = torch.stack([in_all, torch.zeros_like(in_all)])
         self.skipped = torch.where(skip, self.skipped + 1, reset)
@@ -87,6 +89,11 @@ class Window:
         record["skipped_updates"] = int(self.skipped[0].item())
         return record
 
+    def take_losses(self) -> list[float]:
+        """The loss of every update since the last call; waits for the device."""
+        losses, self.losses = self._listed(self.losses), []
+        return losses
+
     @property
     def skipped_in_row(self) -> int:
         """Updates skipped without a good one between; waits for the device."""
@@ -94,20 +101,26 @@ class Window:
 
     def to_json(self) -> dict[str, Any]:
         """Exact: a float's JSON text reads back as the same float."""
-        return {"totals": self._values(), "skipped": self.skipped.tolist()}
+        return {
+            "totals": self._values(),
+            "losses": self._listed(self.losses),
+            "skipped": self.skipped.tolist(),
+        }
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on where `to_json` stopped."""
-        self.totals = {
-            name: torch.tensor(value, dtype=self.dtype, device=self.device)
-            for name, value in saved["totals"].items()
-        }
+        self.totals = {name: self._on_device(value) for name, value in saved["totals"].items()}
+        self.losses = [self._on_device(value) for value in saved["losses"]]
         self.skipped = torch.tensor(saved["skipped"], device=self.device)
 
     def _values(self) -> dict[str, float]:
-        if not self.totals:
-            return {}
-        return dict(zip(self.totals, torch.stack([*self.totals.values()]).tolist(), strict=True))
+        return dict(zip(self.totals, self._listed([*self.totals.values()]), strict=True))
+
+    def _listed(self, numbers: list[Tensor]) -> list[float]:
+        return torch.stack(numbers).tolist() if numbers else []
+
+    def _on_device(self, number: float) -> Tensor:
+        return torch.tensor(number, dtype=self.dtype, device=self.device)
 
 
 class Pace:
@@ -158,9 +171,9 @@ class Pace:
         return record
 
 
-def chain_keys(digest: str, keys: Sequence[str]) -> str:
-    """Extend a digest of all sample keys so far: equal digests, equal samples in equal order."""
-    return hashlib.sha256("\n".join([digest, *keys]).encode()).hexdigest()
+def host_memory() -> Record:
+    """Largest memory of this process on the host so far."""
+    return {"memory/host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
 def peak_memory(device: torch.device) -> Record:

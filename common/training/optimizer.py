@@ -4,13 +4,13 @@ The fused kernel is used on every device: one pass over the parameters, and the 
 leave an update out on the device (`found_inf`), without asking the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import AdamW
 
-from common.parallel.sharding import whole
+from common.parallel.sharding import by_mesh
 from common.training.run import OptimizerConfig
 from common.training.task import ParameterGroup
 
@@ -22,8 +22,9 @@ def build_optimizer(
     check_groups(model, groups)
     return AdamW(
         [
-            {"name": g.name, "params": list(g.parameters), "weight_decay": g.weight_decay}
-            for g in groups
+            {"name": group.name, "params": alike, "weight_decay": group.weight_decay}
+            for group in groups
+            for alike in by_mesh(group.parameters)
         ],
         lr=config.peak_learning_rate,
         betas=config.betas,
@@ -49,10 +50,16 @@ def check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
             raise ValueError(f"{fault}: {', '.join(sorted(names)[:5])} ({len(names)} in all)")
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], *, max_norm: float) -> Tensor:
-    """Scale all gradients down to one norm over all parameters and shards; returns what it was."""
-    norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    clip_grads_with_norm_(parameters, max_norm, norm)
+def clip_gradients(
+    parameters: Sequence[nn.Parameter],
+    *,
+    norm_of: Callable[[Sequence[Tensor]], Tensor],
+    max_norm: float,
+) -> Tensor:
+    """Scale all gradients down to one norm over all parameters and ranks; returns what it was."""
+    norm = norm_of([p.grad for p in parameters if p.grad is not None])
+    for alike in by_mesh(parameters):
+        clip_grads_with_norm_(alike, max_norm, norm)
     return norm
 
 

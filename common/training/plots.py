@@ -21,7 +21,7 @@ KNOWN = {
     "speed/tokens_per_second": ("throughput", "Throughput, all ranks", "tokens per second"),
 }
 NAMES = {"loss": "loss, all terms weighted"}
-NOT_DRAWN = {"step", "keys", "tokens", "skipped_updates", "speed", "memory"}
+NOT_DRAWN = {"step", "keys", "tokens", "skipped_updates", "roll_backs", "speed", "memory"}
 
 
 def write_plots(metrics: Path, folder: Path) -> list[Path]:

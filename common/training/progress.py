@@ -12,11 +12,17 @@ from common.training.run import RunConfig
 class Progress:
     """Mutable by design: the loop owns one and moves it forward."""
 
-    step: int = 0  # updates done, which also is the position of the data
-    tokens: int = 0  # seen so far, over all ranks
+    step: int = 0  # updates done and not undone
+    tokens: int = 0  # seen in them, over all ranks
     best_validation: float | None = None  # lowest validation perplexity
     validations_without_improvement: int = 0
     has_converged: bool = False  # stopped early, by validation
+    roll_backs: int = 0  # after loss spikes
+
+    def advance(self, *, tokens: int) -> None:
+        """One more update is done."""
+        self.step += 1
+        self.tokens += tokens
 
     def judge(self, perplexity: float, run: RunConfig[Any]) -> None:
         """Take in a validation perplexity; sets `has_converged` when the run's patience is over."""
@@ -37,6 +43,6 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> "Progress":
-        return cls(**saved)
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Become what `to_json` has saved."""
+        vars(self).update(saved)

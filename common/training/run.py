@@ -13,8 +13,12 @@ from common.parallel.mesh import ParallelConfig
 
 TaskConfigT = TypeVar("TaskConfigT")
 
-# Fields that change no weight: a run may be resumed with other values of them.
+# How the work is divided. It decides only the rounding of sums and what dropout draws.
+DIVISION = ("parallel", "num_micro_batches")
+# A run may be resumed with other values of these: as long as it is healthy they change no weight.
 FREE_ON_RESUME = (
+    *DIVISION,
+    "health",
     "num_workers",
     "max_fault_share",
     "log_every",
@@ -79,7 +83,7 @@ class ScheduleConfig:
 class CheckpointConfig:
     """When the training state is stored and how many of the stored states are kept."""
 
-    # A checkpoint every so many updates, and one at the end and on SIGTERM or Ctrl-C.
+    # A checkpoint every so many updates, and one at the end and on SIGTERM, SIGUSR1 or Ctrl-C.
     every_steps: int = 500
     # Newest checkpoints kept; at least 2, so that a damaged one has a good one behind it.
     keep: int = 2
@@ -92,6 +96,39 @@ class CheckpointConfig:
             f"checkpoint.keep must be at least 2, not {self.keep}: "
             "with one, a damaged checkpoint would end the run",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """What is done about a run that goes wrong by itself."""
+
+    # The loss spikes when it exceeds this many times the median of recent losses; None for never.
+    spike_factor: float | None = 2.0
+    # ... in so many updates in a row. The weights go back to a checkpoint, the data do not; the
+    # checkpoints that are kept must reach back farther than twice this number.
+    spike_updates: int = 10
+    # Recent losses that the median is of.
+    spike_window: int = 100
+    # Spikes that are undone; one more ends the run.
+    max_roll_backs: int = 3
+    # Seconds that ranks wait for one another; longer than one takes to load or export the model.
+    collective_timeout_s: float = 1800.0
+    # Seconds without a finished step after which a process ends itself, with stack traces in its
+    # log; None for never. Longer than an update, a validation and a checkpoint together.
+    hang_timeout_s: float | None = 1800.0
+
+    def __post_init__(self) -> None:
+        factor = self.spike_factor
+        above = factor is None or factor > 1
+        require(above, f"health.spike_factor must be above 1 or None, not {factor}")
+        for name in ("spike_updates", "spike_window", "collective_timeout_s"):
+            value = getattr(self, name)
+            require(value > 0, f"health.{name} must be positive, not {value}")
+        allowed = self.max_roll_backs
+        require(allowed >= 0, f"health.max_roll_backs must not be negative, but is {allowed}")
+        hang = self.hang_timeout_s
+        fits = hang is None or hang > 0
+        require(fits, f"health.hang_timeout_s must be positive or None, not {hang}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +145,8 @@ class RunConfig(Generic[TaskConfigT]):
     steps: int
     # Saving of the training state.
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    # Loss spikes, ranks that die or hang.
+    health: HealthConfig = field(default_factory=HealthConfig)
     # Parts into which the batch of one update is cut, to save memory; the result stays the same.
     num_micro_batches: int = 1
     # Arithmetic of the matrix products; weights and optimizer keep their own precision.

@@ -5,7 +5,9 @@ hosts, so the accelerators are never waited for.
 """
 
 import os
+import platform
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor
 
 from common.errors import UserError
@@ -35,6 +37,13 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
+def device_name(device: torch.device) -> str:
+    """What the maker calls an accelerator; the processor's type on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()}"
+
+
 class Runtime:
     """One run's processes; on a single process every method is the identity."""
 
@@ -44,6 +53,7 @@ class Runtime:
             raise UserError(f"unknown tracker {config.tracker}; use one of {', '.join(known)}")
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         config.parallel.sizes(launched)  # complains before any process waits for another
+        self.timeout = timedelta(seconds=config.health.collective_timeout_s)
         # Several runs in one process may differ in precision; the process group stays.
         AcceleratorState._reset_state(reset_partial_state=False)
         self.accelerator = Accelerator(
@@ -52,8 +62,11 @@ class Runtime:
             mixed_precision="bf16" if config.precision == "bf16" else "no",
             log_with=None if config.tracker == "none" else config.tracker,
             project_dir=folder,
-            # A source may use only a part of the parameters.
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                # A source may use only a part of the parameters.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=self.timeout),
+            ],
         )
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
@@ -72,8 +85,10 @@ class Runtime:
         self.control = self._control_group()
 
     def _control_group(self) -> dist.ProcessGroup | None:
-        group = dist.new_group(backend="gloo") if self.num_ranks > 1 else None
-        assert group is None or isinstance(group, dist.ProcessGroup)
+        if self.num_ranks == 1:
+            return None
+        group = dist.new_group(backend="gloo", timeout=self.timeout)
+        assert isinstance(group, dist.ProcessGroup)
         return group
 
     @property

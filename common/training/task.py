@@ -5,10 +5,11 @@ is trainable and turns a batch into *sums* of losses; the loop owns everything e
 precision, ranks, accumulation, division by counts, clipping, the optimizer, checkpoints, metrics.
 A task is single-device code: it never asks for its rank, it never divides by a number of tokens,
 and it never moves a batch. Implementations match by shape; nothing is inherited. What only some
-tasks need is a protocol of its own: `Packs`, `Contrastive`, `Weighted`, `Constrained`, `Divisible`.
+tasks need is a protocol of its own: `Packs`, `Contrastive`, `Weighted`, `Constrained`,
+`Divisible`, `Staged`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -145,6 +146,30 @@ class Computed:
     pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by contrastive term
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What lies before a model's chain of blocks."""
+
+    hidden: Float[Tensor, "b s d"]  # the chain's input
+    media: Mapping[str, Float[Tensor, "p v"]]  # sides of pairs that are known already, by term
+    ids: Mapping[str, Int[Tensor, " p"]]  # of the pairs
+
+    def paired(self, texts: Mapping[str, Tensor]) -> dict[str, Pairs]:
+        """The pairs, now that their other sides are known."""
+        return {
+            term: Pairs(media=media, text=texts[term], ids=self.ids[term])
+            for term, media in self.media.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """What lies behind a model's chain of blocks."""
+
+    losses: Mapping[str, Tensor]  # sums, by term
+    texts: Mapping[str, Float[Tensor, "p v"]]  # the other sides of pairs, by term
+
+
 @runtime_checkable
 class Objective(Protocol[ModelT_contra, BatchT_contra]):
     """From a batch to sums of losses, with the figures to divide and to judge them by."""
@@ -236,6 +261,66 @@ class Divisible(Protocol[ModelT_contra]):
 
         All ranks then run the same units in the same order, whatever their batches hold.
         """
+        ...
+
+
+@runtime_checkable
+class TextBatch(Batch, Protocol):
+    """A batch whose text goes through a pipeline without its media."""
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def text(self: SameT) -> SameT:
+        """All rows, without media."""
+        ...
+
+    def captions(self: SameT) -> SameT:
+        """The last rows, at least one, on which alone the vectors of contrasted texts depend."""
+        ...
+
+    def padded(self: SameT, num_rows: int) -> SameT:
+        """With rows behind that mean nothing."""
+        ...
+
+
+TextBatchT = TypeVar("TextBatchT", bound=TextBatch)
+TextBatchT_contra = TypeVar("TextBatchT_contra", bound=TextBatch, contravariant=True)
+
+
+@runtime_checkable
+class Staged(
+    Contrastive[ModelT_contra, TextBatchT_contra],
+    Divisible[ModelT_contra],
+    Protocol[ModelT_contra, TextBatchT_contra],
+):
+    """A task whose model has a chain of blocks that may be cut into pipeline stages.
+
+    `compute` makes `start`, `advance` over all blocks and `finish`; `pairs` the same over the rows
+    of `captions`. Nothing but `advance` may reach for the blocks.
+    """
+
+    # Where the model keeps the blocks, an `nn.ModuleList`; their parent calls one after the other.
+    chain: str
+
+    def start(self, model: ModelT_contra, source: str, batch: TextBatchT_contra) -> Start:
+        """All that comes before the blocks; random numbers are drawn here and nowhere else."""
+        ...
+
+    def advance(
+        self, model: ModelT_contra, blocks: Iterable[nn.Module], x: Tensor, batch: TextBatchT_contra
+    ) -> Tensor:
+        """Through some of the blocks, of which the model itself may hold none; x keeps its shape.
+
+        Here and in `finish` the batch has no media.
+        """
+        ...
+
+    def finish(
+        self, model: ModelT_contra, source: str, batch: TextBatchT_contra, x: Tensor
+    ) -> Finish:
+        """All that comes after the blocks."""
         ...
 
 

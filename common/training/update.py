@@ -18,16 +18,19 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from common.errors import UserError
 from common.parallel.engine import Engine, Replicated, Sharded
+from common.parallel.pipelined import Pipelined, build_pipelined
 from common.training.balance import Balance, Scales
-from common.training.contrast import OnePass, Sizes, TwoPasses
+from common.training.contrast import OnePass, Sizes, Tally, TwoPasses
 from common.training.loader import MicroBatch
 from common.training.metrics import Window
 from common.training.optimizer import build_optimizer, clip_gradients, step_unless
 from common.training.run import RunConfig
 from common.training.runtime import Runtime
 from common.training.schedule import learning_rate_factor
-from common.training.task import BatchT, Constrained, Contrastive, Divisible, ModelT, Task
+from common.training.staged import StagedUpdate
+from common.training.task import BatchT, Constrained, Contrastive, Divisible, ModelT, Staged, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +41,6 @@ class Work:
     sizes: Sizes  # and on each rank
     tokens: int
     flops: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """What the micro-batches of one rank have added up, by `source/term`."""
-
-    sums: dict[str, Tensor]
-    negatives: dict[str, Tensor]
 
 
 class Updater(Generic[ModelT, BatchT]):
@@ -71,7 +66,9 @@ class Updater(Generic[ModelT, BatchT]):
         self._set_learning_rate(number)
         self.optimizer.zero_grad()
         tally = self._differentiate(batches, work, scales)
-        norm = clip_gradients(self.parameters, max_norm=self.run.optimizer.clip_norm)
+        norm = clip_gradients(
+            self.parameters, norm_of=self.engine.norm, max_norm=self.run.optimizer.clip_norm
+        )
         weights = {part.source: part.weight for part in batches}
         figures = self._figures(tally, work.counts, weights, scales) | {"gradient_norm": norm}
         skip = ~torch.isfinite(torch.stack([figures["loss"], norm])).all()
@@ -88,8 +85,22 @@ class Updater(Generic[ModelT, BatchT]):
 
     def _engine(self) -> Engine[ModelT]:
         task, accelerator, config = self.task, self.runtime.accelerator, self.run.parallel
-        if config.sizes(self.runtime.num_ranks).shard == 1:
+        sizes = config.sizes(self.runtime.num_ranks)
+        if sizes.shard == sizes.pipeline == 1:
             return Replicated(task.build_model, accelerator)
+        if config.pipeline > 1:
+            if not isinstance(task, Staged):
+                raise UserError(
+                    f"parallel.pipeline={config.pipeline}: this model has no chain of blocks to be "
+                    "cut into stages; shard it with parallel.shard instead"
+                )
+            return build_pipelined(
+                task.build_model,
+                task.parallelize,
+                chain=task.chain,
+                config=config,
+                accelerator=accelerator,
+            )
         units = task.parallelize if isinstance(task, Divisible) else None
         return Sharded(task.build_model, units, config=config, accelerator=accelerator)
 
@@ -97,6 +108,8 @@ class Updater(Generic[ModelT, BatchT]):
         self, batches: Sequence[MicroBatch[BatchT]], work: Work, scales: Scales
     ) -> Tally:
         """Leave the gradient of the update's loss in the parameters."""
+        if isinstance(self.engine, Pipelined):
+            return self._staged(self.engine, batches, work, scales).differentiate()
         tally = Tally(sums=self._zeros(), negatives=self._zeros())
         passes = self._passes(batches, work.sizes)
         for index, part in enumerate(batches):
@@ -113,6 +126,24 @@ class Updater(Generic[ModelT, BatchT]):
                 for term, value in values.items():
                     total[term] = total[term] + value
         return tally
+
+    def _staged(
+        self,
+        engine: Pipelined[ModelT],
+        batches: Sequence[MicroBatch[BatchT]],
+        work: Work,
+        scales: Scales,
+    ) -> StagedUpdate[ModelT, Any]:
+        assert isinstance(self.task, Staged)
+        return StagedUpdate(
+            self.task,
+            engine,
+            batches,
+            counts=work.counts,
+            sizes=work.sizes,
+            scales=scales,
+            device=self.runtime.device,
+        )
 
     def _passes(
         self, batches: Sequence[MicroBatch[BatchT]], sizes: Sizes

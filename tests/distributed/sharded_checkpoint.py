@@ -1,7 +1,6 @@
 """A toy of uneven blocks, sharded in several ways, for the tests of checkpoints by several ranks:
 `run_ranks(work, num_ranks, folder)` calls `work(rank, folder)` in processes of its own."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from common.checkpoint.tensors import (
     optimizer_tensors_by_name,
     trained_parameters,
 )
+from tests.distributed.launch import preloaded
 
 
 class Block(nn.Module):
@@ -129,7 +129,7 @@ def assert_loads(store: CheckpointStore, step: int, axes: Sequence[int]) -> None
 def run_ranks(work: Callable[[int, Path], None], num_ranks: int, folder: Path) -> list[int | None]:
     """The exit status of each rank; one that dies does not end the others."""
     meeting_point = folder / f"meet_{work.__name__}"
-    context = multiprocessing.get_context("spawn")
+    context = preloaded()
     processes = [
         context.Process(target=_run_rank, args=(work, num_ranks, meeting_point, rank, folder))
         for rank in range(num_ranks)

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from common.training.outcome import Outcome
 from common.training.run import CheckpointConfig, RunConfig
 from common.training.task import Task
-from common.training.trainer import Outcome, Trainer
+from common.training.trainer import Trainer
 from tests.distributed.sharded_updates import Case, run_of
 
 STEPS, STOP_AFTER = 3, 2

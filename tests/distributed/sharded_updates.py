@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from common.objectives.language import IGNORED
-from common.parallel.mesh import ParallelConfig
+from common.parallel.mesh import ParallelConfig, ScheduleName
+from common.parallel.recompute import Recompute
 from common.parallel.sharding import whole
 from common.training.loader import Share, read_updates
 from common.training.run import OptimizerConfig, RunConfig, ScheduleConfig
@@ -43,9 +44,12 @@ class Case:
 
     name: str
     shard: int = 1
-    recompute: bool = False
+    pipeline: int = 1
+    schedule: ScheduleName = "1F1B"
+    recompute: Recompute = "none"
     reshard_after_forward: bool = True
     micro_batches: int = 2
+    drop: float = 0.0  # of FLARE's patches and layers of WavLM
     precision: Literal["fp64", "fp32", "bf16"] = "fp64"
 
     @property
@@ -113,13 +117,21 @@ def run_of(case: Case) -> tuple[RunConfig[Any], Task[Any, Any]]:
         "num_micro_batches": case.micro_batches,
         "precision": "bf16" if case.precision == "bf16" else "fp32",
         "parallel": ParallelConfig(
-            shard=case.shard, reshard_after_forward=case.reshard_after_forward
+            shard=case.shard,
+            pipeline=case.pipeline,
+            schedule=case.schedule,
+            reshard_after_forward=case.reshard_after_forward,
         ),
     }
     exact = case.precision == "fp64"
     if case.name == "flare":
         config = replace(
-            flare_tiny().task, batch_size=ROWS, max_tokens=64, recompute=case.recompute
+            flare_tiny().task,
+            batch_size=ROWS,
+            max_tokens=64,
+            recompute=case.recompute,
+            patch_drop=case.drop,
+            layer_drop=case.drop,
         )
         task = ExactTask(config, pattern=MIXED) if exact else RoundedTask(config, pattern=MIXED)
         return RunConfig(task=config, **common), task

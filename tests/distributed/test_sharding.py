@@ -1,7 +1,6 @@
 """Sharded parameters change no result: losses, gradients, weights, whole runs."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ from safetensors.torch import load_file
 
 from common.training.metrics import read_lines
 from tests.distributed import sharded_run
+from tests.distributed.launch import launch
 from tests.distributed.sharded_updates import Case, Figures, train
-from tests.distributed.test_training_processes import run_toy
+from tests.distributed.test_training_processes import TOY, run_toy
 
 pytestmark = pytest.mark.slow
 NAMES = ["flare", "flamingo"]
@@ -22,18 +22,10 @@ NAMES = ["flare", "flamingo"]
 Wholes = dict[str, Figures]
 
 
-def launch(num_ranks: int, module: str, *words: str) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_ranks), "-m", f"tests.distributed.{module}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def on_ranks(num_ranks: int, cases: Sequence[Case], folder: Path) -> list[list[Figures]]:
     """Results by case and rank."""
     words = json.dumps([vars(case) for case in cases])
-    launch(num_ranks, "sharded_updates", str(folder), words)
+    launch("tests.distributed.sharded_updates", folder, words, num_ranks=num_ranks)
     # Written by our own process a moment ago.
     return [
         [
@@ -81,12 +73,14 @@ def assert_divided(results: Sequence[Figures], *, copies: int, ways: int) -> Non
 CASES = {
     2: [
         {"shard": 2},
-        {"shard": 2, "recompute": True},
+        {"shard": 2, "recompute": "selective"},
         {"shard": 2, "micro_batches": 1},
         {"shard": 2, "reshard_after_forward": False},
     ],
     4: [
-        {"shard": shard, "recompute": recompute} for shard in (4, 2) for recompute in (False, True)
+        {"shard": shard, "recompute": recompute}
+        for shard in (4, 2)
+        for recompute in ("none", "full")
     ],
 }
 
@@ -122,7 +116,7 @@ def test_a_sharded_run_resumes_bit_for_bit_and_exports_the_whole_model(
     name: str, tmp_path: Path
 ) -> None:
     # It validates, writes samples, saves, is stopped, goes on, and exports.
-    launch(2, "sharded_run", str(tmp_path), name, "2")
+    launch("tests.distributed.sharded_run", tmp_path, name, 2, num_ranks=2)
     sharded_run.train(name, tmp_path / "one", shard=1)
     straight, broken, one = (
         load_file(tmp_path / run / "model" / "model.safetensors")
@@ -147,7 +141,7 @@ def test_a_sharded_run_resumes_bit_for_bit_and_exports_the_whole_model(
 
 def test_a_task_that_names_no_units_is_one_and_accelerate_launches_it(tmp_path: Path) -> None:
     options = ["--task.dropout", "0", "--num-micro-batches", "2"]
-    run_toy(tmp_path / "one", launcher=[sys.executable], options=options)
+    launch(TOY, "toy", "--run-folder", tmp_path / "one", *options)
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     launcher += ["--config_file", "scripts/accelerate/cpu_2.yaml"]
     text = run_toy(

@@ -1,4 +1,4 @@
-"""Several processes on one machine over gloo give what one process gives."""
+"""Several processes on one machine over gloo give what one process gives; torchrun starts some."""
 
 import json
 import subprocess
@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from common.training.gather import gather_rows
 from common.training.metrics import read_lines
 from tests.common.training.contrast_toy import APART, MIXED
 from tests.common.training.test_contrast import assert_equals_reference
+from tests.distributed.launch import launch, preloaded, succeed
 
 pytestmark = pytest.mark.slow
+TOY = "tests.common.training.toy"
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SIZES = [4, 0, 3]  # rows of each rank
 
 
 def run_toy(folder: Path, *, launcher: list[str], options: list[str]) -> str:
-    command = [*launcher, "-m", "tests.common.training.toy", "toy", "--run-folder", str(folder)]
+    command = [*launcher, "-m", TOY, "toy", "--run-folder", str(folder)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -33,7 +34,7 @@ def figures(folder: Path, name: str) -> list[float]:
 
 def test_two_ranks_train_as_one(tmp_path: Path) -> None:
     options = ["--task.dropout", "0", "--num-micro-batches", "2"]
-    run_toy(tmp_path / "one", launcher=[sys.executable], options=options)
+    launch(TOY, "toy", "--run-folder", tmp_path / "one", *options)
     text = run_toy(tmp_path / "two", launcher=LAUNCH, options=options)
     assert text.count("step 12/12") == 1  # One rank talks.
     for name in ("loss", "loss/sine/squared", "gradient_norm", "validation/perplexity"):
@@ -67,7 +68,11 @@ def test_a_contrastive_loss_over_gathered_rows_has_the_gradient_of_the_whole_bat
     tmp_path: Path,
 ) -> None:
     results = str(tmp_path / "rank")
-    spawn(gather_on_a_rank, (str(tmp_path / "meet"), results), nprocs=3)
+    ranks = [
+        preloaded().Process(target=gather_on_a_rank, args=(rank, str(tmp_path / "meet"), results))
+        for rank in range(3)
+    ]
+    assert succeed(ranks)
     rows = torch.cat([rows_of(rank) for rank in range(3)]).requires_grad_()
     scores = rows @ rows.T
     torch.nn.functional.cross_entropy(scores, torch.arange(7), reduction="sum").backward()
@@ -88,12 +93,7 @@ def test_a_contrastive_loss_over_gathered_rows_has_the_gradient_of_the_whole_bat
 def test_ranks_and_micro_batches_contrast_the_whole_update(
     num_ranks: int, cases: list[tuple[str, int]], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_ranks), "-m", "tests.common.training.contrast_toy"]
-    done = subprocess.run(
-        [*command, str(tmp_path), json.dumps(cases)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    launch("tests.common.training.contrast_toy", tmp_path, json.dumps(cases), num_ranks=num_ranks)
     for pattern, parts in cases:
         for rank in range(num_ranks):
             assert_equals_reference(torch.load(tmp_path / f"{pattern}_{parts}_{rank}.pt"), pattern)

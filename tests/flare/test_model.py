@@ -11,6 +11,7 @@ from common.errors import UserError
 from flare.media import Encoded
 from flare.model import FlareForConditionalGeneration
 from tests.flare import tiny
+from tests.flare.decoding import decode
 from tests.flare.tiny import CLIP, EMB, IMAGE, MASK
 
 # Document 0 speaks of an image, 1 is masked and speaks of a clip, 2 is a caption.
@@ -49,7 +50,8 @@ def hidden(
         images=tiny.images(2) if images is None else images,
         clips=tiny.clips(2) if clips is None else clips,
     )
-    return model.decode(
+    return decode(
+        model,
         ids,
         images=images.tokens,
         audio=audio.tokens,
@@ -100,7 +102,8 @@ def test_the_place_of_a_document_in_its_row_does_not_matter(
 ) -> None:
     packed = hidden(model)[0, 14:]
     ids = torch.tensor([ROWS[2][1]])
-    alone = model.decode(
+    alone = decode(
+        model,
         ids,
         images=None,
         audio=None,
@@ -169,11 +172,11 @@ def test_a_batch_without_media_keeps_every_encoder_parameter_with_zero_gradient(
         "document_ids": torch.zeros_like(ids),
         "bidirectional": torch.zeros_like(ids, dtype=torch.bool),
     }
-    plain = model.decode(ids, images=None, audio=None, **places)
+    plain = decode(model, ids, images=None, audio=None, **places)
     images, audio = media(model, images=tiny.images(0), clips=torch.zeros(0, 400))
     assert images.vectors.shape == audio.vectors.shape == (0, 14)
     assert len(images.tokens) == len(audio.tokens) == 1
-    present = model.decode(ids, images=images.tokens, audio=audio.tokens, **places)
+    present = decode(model, ids, images=images.tokens, audio=audio.tokens, **places)
     assert torch.equal(present, plain)
     (present.square().sum() + images.vectors.sum() + audio.vectors.sum()).backward()
     for name, parameter in model.named_parameters():
@@ -234,7 +237,8 @@ def test_recomputation_changes_no_gradient() -> None:
 def test_every_trained_parameter_learns_from_text_media_and_contrast() -> None:
     model = tiny.model().train()
     images, audio = media(model, images=tiny.images(2), clips=tiny.clips(2))
-    states = model.decode(
+    states = decode(
+        model,
         IDS,
         images=images.tokens,
         audio=audio.tokens,

@@ -23,6 +23,7 @@ from flare.recipes import RECIPES, flare_1b, flare_13b, flare_tiny
 from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig
 from tests.feeds import packed_examples
+from tests.flare.decoding import decode
 
 
 def small_task(**changes: object) -> FlareTask:
@@ -137,7 +138,8 @@ def test_a_document_learns_nothing_from_its_neighbour_in_the_row() -> None:
             model.encode_images(batch.pixel_values),
             model.encode_audio(batch.waveforms, batch.audio_lengths),
         )
-        return model.decode(
+        return decode(
+        model,
             batch.input_ids,
             images=media[0].tokens,
             audio=media[1].tokens,

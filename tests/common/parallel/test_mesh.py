@@ -16,12 +16,12 @@ from tests.common.training.toy import ToyConfig, ToyTask, toy
 @pytest.mark.parametrize(
     ("shard", "replicate", "num_ranks", "sizes"),
     [
-        (1, -1, 6, Sizes(replicate=6, shard=1)),
-        (-1, -1, 6, Sizes(replicate=1, shard=6)),
-        (-1, 2, 6, Sizes(replicate=2, shard=3)),
-        (2, -1, 6, Sizes(replicate=3, shard=2)),
-        (2, 3, 6, Sizes(replicate=3, shard=2)),
-        (-1, -1, 1, Sizes(replicate=1, shard=1)),
+        (1, -1, 6, Sizes(pipeline=1, replicate=6, shard=1)),
+        (-1, -1, 6, Sizes(pipeline=1, replicate=1, shard=6)),
+        (-1, 2, 6, Sizes(pipeline=1, replicate=2, shard=3)),
+        (2, -1, 6, Sizes(pipeline=1, replicate=3, shard=2)),
+        (2, 3, 6, Sizes(pipeline=1, replicate=3, shard=2)),
+        (-1, -1, 1, Sizes(pipeline=1, replicate=1, shard=1)),
     ],
 )
 def test_what_is_left_open_takes_the_ranks_that_are_left(
@@ -37,9 +37,16 @@ def test_axes_that_do_not_multiply_to_the_ranks_are_refused(
     shard: int, replicate: int, num_ranks: int
 ) -> None:
     config = ParallelConfig(shard=shard, replicate=replicate)
-    fault = rf"shard={shard} and .*replicate={replicate} do not fit {num_ranks} ranks"
+    fault = rf"replicate={replicate} and .*shard={shard} do not fit {num_ranks} ranks"
     with pytest.raises(UserError, match=fault):
         config.sizes(num_ranks)
+
+
+def test_a_pipeline_leaves_its_share_of_the_ranks() -> None:
+    config = ParallelConfig(pipeline=3, shard=2)
+    assert config.sizes(12) == Sizes(pipeline=3, replicate=2, shard=2)
+    with pytest.raises(UserError, match=r"pipeline=3, .* do not fit 8 ranks"):
+        config.sizes(8)
 
 
 def test_no_ranks_at_all_are_refused() -> None:

@@ -10,4 +10,4 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw_nothing(metrics: Path, folder: Path) -> list[Path]:
         return []
 
-    monkeypatch.setattr("common.training.trainer.write_plots", draw_nothing)
+    monkeypatch.setattr("common.training.finish.write_plots", draw_nothing)

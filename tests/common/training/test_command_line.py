@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from common.checkpoint.lost_rank import RUN_AGAIN
 from common.training.command_line import main
 from tests.common.training.toy import make_task, toy
 
@@ -51,7 +52,9 @@ def test_help_shows_the_claim_of_the_recipe_and_every_option(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert call("--help") == 0
-    assert "seconds; run in every test" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "seconds; run in every test" in text
+    assert f"{RUN_AGAIN}   another rank has died" in text
     assert call("toy", "--help") == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "seconds; run in every test" in text

@@ -166,7 +166,7 @@ def test_a_resumed_run_goes_on_with_the_same_weights(kind: str, tmp_path: Path) 
     train(config, tmp_path / "broken")
     assert results(tmp_path / "broken") == results(tmp_path / "straight")
     state = json.loads((tmp_path / "broken/checkpoints/step_00000006/state.json").read_text())
-    assert state["weighting"]["kind"] == kind
+    assert state["parts"]["weighting"]["kind"] == kind
 
 
 def test_parameters_are_brought_back_into_bounds_after_every_update(tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import pytest
 
 from common.errors import UserError
@@ -47,3 +50,13 @@ def test_a_users_error_in_the_data_stays_one_line(
     share = Share(rank=0, num_ranks=1, num_micro_batches=1)
     with pytest.raises(UserError, match=r"^no image at 24$"):
         keys_read(first=2, last=3, share=share, num_workers=num_workers)
+
+
+def test_the_death_of_a_worker_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: ToySource, position: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ToySource, "example", die)
+    share = Share(rank=0, num_ranks=1, num_micro_batches=1)
+    with pytest.raises(UserError, match=r"^a process .* was killed, .* lower num_workers"):
+        keys_read(first=0, last=1, share=share, num_workers=1)

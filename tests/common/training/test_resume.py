@@ -4,26 +4,41 @@ import dataclasses
 import json
 import logging
 import os
+import platform
+import re
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
+from common.checkpoint import storage
+from common.checkpoint.folder import WrittenFile
 from common.errors import UserError
 from common.training.metrics import read_lines
+from common.training.outcome import Outcome
 from common.training.plots import write_plots
 from common.training.run import RunConfig
-from common.training.trainer import Outcome, Trainer
-from tests.common.training.toy import ToyBatch, ToyConfig, ToyModel, ToyTask, toy
+from common.training.task import Computed
+from common.training.trainer import Trainer
+from tests.common.training.toy import (
+    ToyBatch,
+    ToyConfig,
+    ToyExample,
+    ToyModel,
+    ToySource,
+    ToyTask,
+    toy,
+)
+from tests.distributed.launch import preloaded
 
 
 @dataclass(frozen=True)
 class InterruptedTask(ToyTask):
-    """Sends the run a signal in the middle of one of its updates."""
+    """Sends the run a signal in the middle of one of its updates, twice, as launchers do."""
 
     after: int = 0  # updates of this process
     number: signal.Signals = signal.SIGTERM
@@ -33,6 +48,7 @@ class InterruptedTask(ToyTask):
     def flops(self, model: ToyModel, source: str, batch: ToyBatch) -> float:
         self.calls.append(1)
         if len(self.calls) == self.after * self.num_micro_batches * len(self.sources()):
+            os.kill(os.getpid(), self.number)
             os.kill(os.getpid(), self.number)
         return super().flops(model, source, batch)
 
@@ -73,26 +89,124 @@ def test_an_interruption_between_records_loses_no_figure(tmp_path: Path) -> None
     assert results(tmp_path / "broken") == results(tmp_path / "straight")
 
 
-@pytest.mark.slow
-def test_a_killed_run_started_again_equals_the_unbroken_one(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class SignalledTask(ToyTask):
+    """Sends the run a signal when something is done for the n-th time."""
+
+    point: str = ""
+    after: int = 0
+    done: list[str] = field(default_factory=list)
+
+    def do(self, point: str) -> None:
+        self.done.append(point)
+        if point == self.point and self.done.count(point) == self.after:
+            self.done.append("signal")
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def sources(self) -> Mapping[str, ToySource]:
+        return {
+            name: SignalledSource(**vars(source), do=self.do)
+            for name, source in super().sources().items()
+        }
+
+    def compute(self, model: ToyModel, source: str, batch: ToyBatch) -> Computed:
+        self.do("forward")
+        return super().compute(model, source, batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalledSource(ToySource):
+    do: Callable[[str], None]
+
+    def example(self, position: int) -> ToyExample:
+        self.do("data")
+        return super().example(position)
+
+
+@pytest.mark.parametrize(
+    # An update reads 12 examples in 2 batches; a checkpoint, first after 4 updates, seals 3 files.
+    ("point", "after"),
+    [("data", 5 * 12 + 7), ("forward", 5 * 2 + 1), ("saving", 2)],
+)
+def test_a_signal_at_any_point_is_heeded_behind_the_step_that_it_falls_into(
+    point: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(toy(), tmp_path / "straight")
+    task = SignalledTask(ToyConfig(), point, after)
+    seal_file = storage.seal_file
+
+    def seal_and_tell(path: Path) -> WrittenFile:
+        task.do("saving")
+        return seal_file(path)
+
+    with monkeypatch.context() as saving:
+        saving.setattr(storage, "seal_file", seal_and_tell)
+        outcome = Trainer(toy(), task, tmp_path / "broken").train()
+    assert (outcome.status, outcome.exit_status) == ("interrupted", 128 + signal.SIGUSR1)
+    updates_done = task.done[: task.done.index("signal")].count("forward") // 2
+    assert outcome.step - updates_done in (0, 1)
+    train(toy(), tmp_path / "broken")
+    assert results(tmp_path / "broken") == results(tmp_path / "straight")
+
+
+def test_every_start_is_on_record_with_its_end(tmp_path: Path) -> None:
     run = toy()
-    train(run, tmp_path / "straight")
-    folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "tests.common.training.toy", "toy"]
-    command += ["--run-folder", str(folder), "--task.delay-s", "0.015", "--num-workers", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 60
+    Trainer(run, InterruptedTask(run.task, 5), tmp_path).train()
+
+    class Failing(ToyTask):
+        def monitor(self, model: ToyModel) -> dict[str, float]:
+            raise ZeroDivisionError("of the test")
+
+    with pytest.raises(ZeroDivisionError):
+        Trainer(run, Failing(run.task), tmp_path).train()
+    train(run, tmp_path)
+    train(run, tmp_path)  # has nothing to do
+    entries = json.loads((tmp_path / "run.json").read_text())
+    assert [(e["from_step"], e["to_step"]) for e in entries] == [(0, 5), (5, 6), (5, 12)]
+    assert [entry["exit_status"] for entry in entries] == [143, 1, 0]
+    stopped, failed, finished = (entry["how"] for entry in entries)
+    assert stopped.startswith("stopped by SIGTERM after step 5")
+    assert failed == "ZeroDivisionError: of the test"
+    assert finished.startswith("finished at step 12")
+    for entry in entries:
+        assert entry["devices"] == {f"cpu {platform.machine()}": 1}
+        assert entry["mesh"]["shard"] == 1
+        assert entry["versions"]["torch"] == torch.__version__
+    log = (tmp_path / "logs" / "rank_00000.log").read_text()
+    assert log.count("rank 0 of 1: process") == 3
+    assert log.count("ZeroDivisionError: of the test") == log.count("Traceback") == 1
+    # Two of the checkpoints are after whole fours of steps, the others at the interruption and end.
+    assert [int(step) for step in re.findall(r"step_(\d+) written in", log)] == [4, 5, 8, 12]
+
+
+SLOW = dataclasses.replace(toy(), task=ToyConfig(delay_s=0.015), num_workers=1)
+
+
+def train_slowly(folder: Path) -> None:
+    os.setsid()  # to be killed together with its worker
+    train(SLOW, folder)
+
+
+@pytest.mark.slow
+def test_a_killed_run_started_again_equals_the_unbroken_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(toy(), tmp_path / "straight")
+    killed = tmp_path / "killed"
+    process = preloaded().Process(target=train_slowly, args=(killed,))
+    process.start()
+    deadline = time.monotonic() + 300
     # The checkpoint of step 4 is there and step 6 is not: records beyond it must be undone.
-    while len(read_lines(folder / "metrics.jsonl")) < 6 and time.monotonic() < deadline:
+    while len(read_lines(killed / "metrics.jsonl")) < 6 and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert not (folder / "model").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "continuing after step" in again.stdout
-    assert results(folder) == results(tmp_path / "straight")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (killed / "model").exists()
+    with caplog.at_level(logging.INFO, logger="common"):
+        train(SLOW, killed)
+    assert "continuing after step" in caplog.text
+    assert results(killed) == results(tmp_path / "straight")
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
@@ -101,13 +215,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     run = toy()
     train(run, tmp_path / "straight")
     Trainer(run, InterruptedTask(run.task, 9), tmp_path / "broken").train()
-    damaged = tmp_path / "broken" / "checkpoints" / "step_00000009" / "optimizer.safetensors"
+    damaged = tmp_path / "broken" / "checkpoints" / "step_00000009" / "tensors_00000.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-3] ^= 4
     damaged.write_bytes(content)
     with caplog.at_level(logging.WARNING, logger="common"):
         train(run, tmp_path / "broken")
-    assert "step_00000009/optimizer.safetensors was changed" in caplog.text
+    assert "step_00000009/tensors_00000.safetensors was changed" in caplog.text
     assert results(tmp_path / "broken") == results(tmp_path / "straight")
 
 
@@ -147,7 +261,7 @@ def test_a_complete_run_says_so_and_changes_nothing(tmp_path: Path) -> None:
 def test_the_run_folder_holds_config_pictures_and_two_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.training.trainer.write_plots", write_plots)
+    monkeypatch.setattr("common.training.finish.write_plots", write_plots)
     train(toy(), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 12
     saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())

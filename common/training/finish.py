@@ -1,0 +1,25 @@
+"""The end of a run: the model in its own public format, which appears whole under its name."""
+
+import shutil
+from pathlib import Path
+
+from common.parallel.engine import Engine
+from common.training.plots import write_plots
+from common.training.runtime import Runtime
+from common.training.task import ModelT, Reports
+
+
+def export_model(
+    engine: Engine[ModelT], task: Reports[ModelT], folder: Path, *, runtime: Runtime
+) -> None:
+    """Write `model/` and, beside it, the plots of `metrics.jsonl`; all ranks call."""
+    model = engine.portable()
+    if model is not None:
+        unfinished = folder / ".model.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        task.export(model.eval(), unfinished)
+        write_plots(folder / "metrics.jsonl", folder / "plots")
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        unfinished.rename(folder / "model")
+    runtime.barrier()

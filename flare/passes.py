@@ -1,0 +1,65 @@
+"""A pass through FLARE in three parts: before the decoder's blocks, through them, and behind them.
+
+Training without a pipeline makes one after the other. With one, the first and the last part are
+made by the ranks that read the rows and by the last stage, and the blocks lie on several ranks.
+"""
+
+from collections.abc import Iterable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from common.objectives.language import linear_next_token_loss
+from common.training.task import Finish, Start
+from flare.data import FlareBatch
+from flare.decoder import hybrid_mask, positions_in_documents
+from flare.encoding import AUDIO_TEXT, IMAGE_TEXT
+from flare.model import FlareForConditionalGeneration
+
+
+def start(model: FlareForConditionalGeneration, batch: FlareBatch) -> Start:
+    """Embedded rows with their media in place, and the vectors of media that are contrasted."""
+    images = model.encode_images(batch.pixel_values)
+    audio = model.encode_audio(batch.waveforms, batch.audio_lengths)
+    vectors = {IMAGE_TEXT: images.vectors, AUDIO_TEXT: audio.vectors}
+    return Start(
+        hidden=model.embed(batch.input_ids, images=images.tokens, audio=audio.tokens),
+        media={term: vectors[term][index.media] for term, index in batch.pairs.items()},
+        ids={term: index.caption_ids for term, index in batch.pairs.items()},
+    )
+
+
+def advance(
+    model: FlareForConditionalGeneration,
+    blocks: Iterable[nn.Module],
+    x: Float[Tensor, "b s d"],
+    batch: FlareBatch,
+) -> Float[Tensor, "b s d"]:
+    """Through some of the decoder's blocks."""
+    return model.decoder.advance(
+        blocks,
+        x,
+        positions=positions_in_documents(batch.document_ids),
+        mask=hybrid_mask(batch.document_ids, batch.bidirectional),
+        backend=model.config.attention_backend,
+    )
+
+
+def finish(
+    model: FlareForConditionalGeneration,
+    batch: FlareBatch,
+    x: Float[Tensor, "b s d"],
+    *,
+    z_loss: float,
+) -> Finish:
+    """Sums of the language losses, and the vectors of captions."""
+    hidden = model.decoder.norm(x).flatten(0, 1)
+    return Finish(
+        losses={
+            term: linear_next_token_loss(
+                hidden[target.positions], model.head.weight, target.ids, z_loss=z_loss
+            )
+            for term, target in batch.targets.items()
+        },
+        texts={term: model.text_vectors(hidden[index.text]) for term, index in batch.pairs.items()},
+    )
