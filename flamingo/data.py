@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -117,11 +118,12 @@ class DocumentEncoder:
         return max_tokens
 
     def _stack(self, images: Sequence[Image]) -> UInt8[Tensor, "m c y x"]:
+        """Channels named before sides but stored last, as images come."""
         size = self.image_size
         if not images:
             return torch.zeros(0, 3, size, size, dtype=torch.uint8)
         fitted = np.stack([resize_and_centre_crop(image, size=size) for image in images])
-        return torch.from_numpy(fitted).permute(0, 3, 1, 2).contiguous()
+        return rearrange(torch.from_numpy(fitted), "m y x c -> m c y x")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +225,16 @@ def collate(
         labels=padded("labels", IGNORED),
         media_item=padded("items", 0),
         document_ids=padded("documents", most_documents),
-        pixel_values=pad_sequence([example.images for example in examples], batch_first=True),
+        pixel_values=_grid([example.images for example in examples]),
         num_images=torch.tensor([len(example.images) for example in examples]),
     )
+
+
+def _grid(rows: Sequence[UInt8[Tensor, "_ c y x"]]) -> UInt8[Tensor, "b m c y x"]:
+    """Images stored with their channels last, as they come; rows with fewer end in black."""
+    _, channels, height, width = rows[0].shape
+    most = max(len(images) for images in rows)
+    grid = np.zeros((len(rows), most, height, width, channels), dtype=np.uint8)
+    for place, images in zip(grid, rows, strict=True):
+        place[: len(images)] = rearrange(images, "m c y x -> m y x c").numpy()
+    return rearrange(torch.from_numpy(grid), "b m y x c -> b m c y x")

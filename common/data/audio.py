@@ -66,6 +66,13 @@ def to_recording(samples: Float[np.ndarray, "t c"], *, rate_hz: int) -> Recordin
     return Recording(samples=np.clip(mono, -1, 1).astype(np.float32))
 
 
+def lacks_rate(header: bytes) -> bool:
+    """Whether a WAV that cannot be opened claims 0 samples a second, for which there is no error of
+    libsndfile's own; 28 bytes tell."""
+    is_wav = header.startswith(b"RIFF") and header[8:16] == b"WAVEfmt "
+    return is_wav and header[24:28] == bytes(4)
+
+
 def _decode(encoded: io.BytesIO | io.BufferedReader, *, name: str) -> Recording:
     import soundfile  # noqa: PLC0415 -- loads a library; most of the code never needs it
 
@@ -75,6 +82,9 @@ def _decode(encoded: io.BytesIO | io.BufferedReader, *, name: str) -> Recording:
             _check_header(file.frames, file.channels, rate_hz=rate_hz, name=name)
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
+        encoded.seek(0)
+        if lacks_rate(encoded.read(28)):
+            raise BadSample("audio_rate", f"sound {name} has no rate; set it") from error
         reason = str(error.error_string).rstrip(".")
         fault = f"{reason}; replace or remove it"
         raise BadSample("audio_corrupt", f"cannot decode sound {name}: {fault}") from error

@@ -44,8 +44,10 @@ def merged(supplies: Iterable[Supply]) -> Supply:
     epochs: dict[str, int] = {}
     faults: list[Fault] = []
     for supply in supplies:
-        documents.update(supply.documents)
-        cut.update(supply.cut)
+        for name, number in supply.documents.items():
+            documents[name] += number
+        for name, number in supply.cut.items():
+            cut[name] += number
         for name, epoch in supply.epochs.items():
             epochs[name] = max(epoch, epochs.get(name, 0))
         faults += supply.faults

@@ -129,7 +129,7 @@ def token_facts(root: Path, *, tokenizer: PreTrainedTokenizerBase, row_tokens: i
     return TokenFacts(
         num_tokens=int(tokens.sum()),
         per_sample=spread,
-        num_rows=round(cut / (fill * row_tokens)),
+        num_rows=max(1, round(cut / (fill * row_tokens))),
         fill=fill,
         num_longer=int((tokens > row_tokens).sum()),
     )

@@ -17,7 +17,15 @@ MEDIA_KEYS = frozenset({"image", "audio"})  # of a part of a message: no text in
 
 def encode_plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of untrusted text: it cannot spell a control token."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    # What the call above comes to, without its threads and the objects that it makes around the
+    # ids of a text: loaders encode one text at a time.
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend.encode(text, add_special_tokens=False).ids
 
 
 def refuse_control_tokens(conversation: object, tokens: Collection[str]) -> None:

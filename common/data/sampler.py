@@ -3,6 +3,7 @@ in a buffer and nothing can be lost or repeated. Every epoch visits every sample
 order of the epoch's own, in windows of a few shards, and inside a window its samples in a random
 order. Reads stay local to a window's files, and rank and worker only choose positions."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,20 +59,20 @@ class Order:
         if self.visits == "stored":
             return Visit(epoch, place)
         _, ends = self._epoch(epoch)
-        window = int(ends.searchsorted(place, side="right"))
-        first = int(ends[window - 1]) if window else 0
+        window = bisect_right(ends, place)
+        first = ends[window - 1] if window else 0
         return Visit(epoch, int(self._window(epoch, window)[place - first]))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restored, (self.sizes.tolist(), self.seed, self.visits, self.window_shards)
 
-    def _epoch_of(self, epoch: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " k"]]:
+    def _epoch_of(self, epoch: int) -> tuple[Int[np.ndarray, " n"], list[int]]:
         """The epoch's shards in order, and the place where each of its windows ends."""
         generator = generator_at(seed=self.seed, index=epoch, stream="sampler/shards")
         shards = generator.permutation(len(self.sizes))
         last = np.arange(self.window_shards, len(shards) + self.window_shards, self.window_shards)
         ends = self.sizes[shards].cumsum()[np.minimum(last, len(shards)) - 1]
-        return shards, ends
+        return shards, ends.tolist()
 
     def _window_of(self, epoch: int, window: int) -> Int[np.ndarray, " n"]:
         """The window's samples in order."""

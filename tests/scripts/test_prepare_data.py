@@ -128,6 +128,19 @@ def test_an_ingest_goes_on_where_it_stopped_and_repeats_nothing(tmp_path: Path) 
     assert len(open_shards(out)) == 12
 
 
+def test_a_source_of_which_nothing_could_be_written_is_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, folder = tmp_path / "pairs.csv", tmp_path / "pictures"
+    folder.mkdir()
+    table.write_text("image,text\n01.png,a patchwork\n")
+    words = ("ingest", "csv", table, tmp_path / "shards", "--media", folder)
+    assert "the first fault: there is no file for 01.png" in mistake(capsys, *words)
+    (folder / "01.png").write_bytes((photos(tmp_path / "photos") / "01.png").read_bytes())
+    run(*words)
+    assert len(open_shards(tmp_path / "shards")) == 1
+
+
 def test_tokens_are_counted_as_every_model_will_ask_for_them(tmp_path: Path) -> None:
     run("ingest", "images", photos(tmp_path / "photos"), out := tmp_path / "shards")
     for name in ("flare_tiny", "flamingo_tiny"):
@@ -239,14 +252,22 @@ def test_files_become_shards_are_filtered_and_trained_on(tmp_path: Path) -> None
         soundfile.write(sounds / f"{number}.flac", wave, 22_050)
         (sounds / f"{number}.txt").write_text(f"tone number {number}")
     tokens = ("--tokenizer", "flare_tiny")
-    script("ingest", "images", pictures, tmp_path / "pairs")
-    script("index", tmp_path / "pairs", *tokens)
+    run("ingest", "images", pictures, tmp_path / "pairs")
+    run("index", tmp_path / "pairs", *tokens)
     sheet = tmp_path / "sheet.png"
-    shown = script("inspect", tmp_path / "pairs", *tokens, "--read", "--pictures", sheet)
+    shown = python(
+        "scripts/prepare_data.py",
+        "inspect",
+        tmp_path / "pairs",
+        *tokens,
+        "--read",
+        "--pictures",
+        sheet,
+    )
     assert "a patchwork of colours" in shown
     assert sheet.stat().st_size > 50_000
-    script("filter", tmp_path / "pairs", tmp_path / "clean", "--copies", *tokens)
-    script("ingest", "sounds", sounds, tmp_path / "tones", *tokens)
+    run("filter", tmp_path / "pairs", tmp_path / "clean", "--copies", *tokens)
+    run("ingest", "sounds", sounds, tmp_path / "tones", *tokens)
     sources = [("image_pairs", tmp_path / "clean"), ("audio_pairs", tmp_path / "tones")]
     options = [
         word
@@ -261,10 +282,6 @@ def test_files_become_shards_are_filtered_and_trained_on(tmp_path: Path) -> None
     trained = python("scripts/train_flare.py", "flare_tiny", *options, *few, *place)
     assert "finished at step 2" in trained
     assert "image_pairs: " in trained
-
-
-def script(*words: object) -> str:
-    return python("scripts/prepare_data.py", *words)
 
 
 def python(*words: object) -> str:

@@ -28,7 +28,12 @@ from common.data.quality.contamination import (
 from common.data.quality.duplicates import Copies, without_common_captions, without_copies
 from common.data.quality.prose import Placeholder, ProseQuality, ProseRepetition
 from common.data.quality.rules import CaptionName, CaptionWords, ImageShape, Rule, TextLength
-from common.data.quality.similarity import load_dual_encoder, similarities, without_unlike
+from common.data.quality.similarity import (
+    DualEncoder,
+    load_dual_encoder,
+    similarities,
+    without_unlike,
+)
 from common.data.quality.survey import Reasons, Survey, survey
 from common.data.quality.writing import Writer, count_reasons, write_kept
 from common.data.shards.build import build_indices
@@ -110,6 +115,10 @@ def filter_samples(command: Filter, *, progress: Progress) -> FilterReport:
     corpus = open_shards(command.root)
     are_lines = _are_lines(command.root)
     num_written = _claim(command, corpus)
+    # Before everything is read, so that a wrong path is not found hours later.
+    images = _evaluation_images(command) if command.evaluation_images else None
+    folder, device = command.dual_encoder, command.device
+    score = None if folder is None else load_dual_encoder(folder, device=device)
     found = survey(
         corpus,
         _working_folder(command, "survey", (corpus.digest, rules)),
@@ -118,7 +127,9 @@ def filter_samples(command: Filter, *, progress: Progress) -> FilterReport:
         num_workers=command.num_workers,
         progress=partial(progress, "blocks read"),
     )
-    reasons, matches = _chosen(command, corpus, found, progress=progress)
+    reasons, matches = _chosen(
+        command, corpus, found, images=images, score=score, progress=progress
+    )
     with _opened(command, are_lines=are_lines) as write:
         write_kept(corpus, found, reasons, write=write, skip=num_written)
     counts = count_reasons(reasons)
@@ -144,12 +155,17 @@ def _rules(command: Filter) -> list[Rule]:
 
 
 def _chosen(
-    command: Filter, corpus: ShardCorpus, found: Survey, *, progress: Progress
+    command: Filter,
+    corpus: ShardCorpus,
+    found: Survey,
+    *,
+    images: EvaluationImages | None,
+    score: DualEncoder | None,
+    progress: Progress,
 ) -> tuple[Reasons, Sequence[Match]]:
     """The reasons of all filters, in their order, and matches with evaluation images."""
     reasons, matches = found.reasons, list[Match]()
-    if command.evaluation_images:
-        images = _evaluation_images(command)
+    if images is not None:
         reasons, matches = without_evaluation_images(
             found, reasons, images=images, distance=command.distance
         )
@@ -159,13 +175,13 @@ def _chosen(
         reasons = without_common_captions(found, reasons, max_count=command.max_caption_count)
     if command.copies:
         reasons = without_copies(found, reasons, copies=Copies(distance=command.distance))
-    if command.dual_encoder is not None:
+    if command.dual_encoder is not None and score is not None:
         claim = f"{corpus.digest} {command.dual_encoder.resolve()}"
         cosines = similarities(
             corpus,
             reasons,
             _working_folder(command, "similarities", claim),
-            score=load_dual_encoder(command.dual_encoder, device=command.device),
+            score=score,
             claim=claim,
             batch_size=command.batch_size,
             progress=partial(progress, "blocks compared"),

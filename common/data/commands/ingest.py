@@ -176,14 +176,17 @@ class _Ledger:
     lines: list[str] = field(default_factory=list)  # of the file, when it was opened
 
     def finish(self, source: str, report: IngestReport) -> None:
-        """Note a source; every shard that is of no other is its own."""
+        """Note a source; every shard that is of no other is its own. One of which nothing could be
+        written is read again the next time: what it lacks may be there then."""
+        self.reports[source] = report
+        if not report.written:
+            return
         shards = sorted(_shards_in(self.folder) - self.shards)
         entry = {"source": source, "shards": shards, "report": vars(report)}
         with (self.folder / LEDGER).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self.reports[source] = report
         self.shards.update(shards)
 
     def begin(self) -> None:

@@ -64,7 +64,7 @@ def ingest_table(report: IngestReport) -> Table:
     """What was written, and why the rest was not."""
     table = _causes("written", report.written, report.faults, examples=report.examples)
     for cause, number in report.left_out.items():
-        note = "" if cause in report.faults else _short(report.examples.get(cause, ""))
+        note = _short(report.left_out_examples.get(cause, ""))
         table.add_row(f"parts left out: {cause}", f"{number:,}", note)
     if report.unplaced:
         table.add_row("images of no sentence", f"{report.unplaced:,}", "")

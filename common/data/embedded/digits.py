@@ -4,6 +4,8 @@ digits."""
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -42,16 +44,14 @@ class Digit:
 @cache
 def digits_in(split: DigitSplit) -> tuple[Digit, ...]:
     """All digits of a split, in scikit-learn's order. Do not write into their images."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 -- loads for a second
-
-    digits = load_digits()
+    inks, labels = _scanned()
     seen = [0] * len(DIGIT_WORDS)
     chosen = []
-    for index, label in enumerate(digits.target.tolist()):
+    for index, label in enumerate(labels):
         held_out = seen[label] % HELD_OUT_EVERY == 0
         seen[label] += 1
         if held_out == (split == "held_out"):
-            image = _enlarge(digits.images[index])
+            image = _enlarge(inks[index])
             chosen.append(Digit(index=index, image=image, word=DIGIT_WORDS[label]))
     return tuple(chosen)
 
@@ -66,6 +66,17 @@ def draw_digit(generator: np.random.Generator, *, split: DigitSplit) -> tuple[Im
 def digit_caption(word: str) -> str:
     """`a handwritten seven`"""
     return f"a handwritten {word}"
+
+
+def _scanned() -> tuple[Float64[np.ndarray, "n 8 8"], list[int]]:
+    """Ink and label of every digit. The file is read where it lies: to import scikit-learn for it
+    would take every process that makes a tokenizer two seconds."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = np.loadtxt(path, delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int).tolist()
 
 
 def _enlarge(ink: Float64[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y2 x2 3"]:

@@ -19,7 +19,9 @@ class IngestReport:
     faults: Counter[Cause] = field(default_factory=Counter)  # records rejected
     left_out: Counter[Cause] = field(default_factory=Counter)  # parts, of documents written or not
     unplaced: int = 0  # images that belong to no sentence
-    examples: dict[Cause, str] = field(default_factory=dict)  # the first message of each cause
+    # The first message of each cause.
+    examples: dict[Cause, str] = field(default_factory=dict)  # of rejected records
+    left_out_examples: dict[Cause, str] = field(default_factory=dict)
 
     def take_each(
         self, records: Iterable[Record | BadSample], write: Callable[[Record], None]
@@ -31,12 +33,14 @@ class IngestReport:
                     raise record
                 write(record)
             except BadSample as fault:
-                self._count(self.faults, fault)
+                self.faults[fault.cause] += 1
+                self.examples.setdefault(fault.cause, str(fault))
         return self
 
     def leave_out(self, fault: BadSample) -> None:
         """Count a part of a document that the document will do without."""
-        self._count(self.left_out, fault)
+        self.left_out[fault.cause] += 1
+        self.left_out_examples.setdefault(fault.cause, str(fault))
 
     def __add__(self, other: "IngestReport") -> "IngestReport":
         return IngestReport(
@@ -45,8 +49,5 @@ class IngestReport:
             left_out=self.left_out + other.left_out,
             unplaced=self.unplaced + other.unplaced,
             examples=other.examples | self.examples,
+            left_out_examples=other.left_out_examples | self.left_out_examples,
         )
-
-    def _count(self, counts: Counter[Cause], fault: BadSample) -> None:
-        counts[fault.cause] += 1
-        self.examples.setdefault(fault.cause, str(fault))

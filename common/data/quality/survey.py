@@ -4,9 +4,7 @@ that was stopped goes on with the blocks that lack. The numbers of all samples a
 memory: some 200 bytes for each, and 512 more for a text without media."""
 
 import json
-import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt64
 
 from common.data.faults import BadSample
+from common.data.processes import in_processes
 from common.data.quality.blocks import BLOCK, Progress, block_path, claim_folder
 from common.data.quality.hashing import HASHED_SIDE, digest, perceptual_hash
 from common.data.quality.minhash import PLACES, Signature, Signatures, signature
@@ -70,16 +69,23 @@ def survey(
     """Reads every sample, or finishes what an earlier call with the same arguments began.
 
     Raises:
-        UserError: the folder holds the survey of another source or by other rules.
+        UserError: the folder holds the survey of another source or by other rules, or a process
+            was killed.
     """
     rules = tuple(rules)
     claim = {"version": VERSION, "source": source_digest, "rules": [repr(rule) for rule in rules]}
     claim_folder(folder, json.dumps(claim, indent=1))
     starts = range(0, len(source), BLOCK)
     missing = [start for start in starts if not block_path(folder, start, suffix=".npz").exists()]
-    for done, _ in enumerate(_each(missing, source, rules, folder, num_workers=num_workers)):
+    written = in_processes(
+        _write_block,
+        [(source, rules, folder, start) for start in missing],
+        num_workers=num_workers,
+        doing=f"reading samples for {folder}",
+    )
+    for done, _ in enumerate(written, start=len(starts) - len(missing) + 1):
         if progress is not None:
-            progress(len(starts) - len(missing) + done + 1, len(starts))
+            progress(done, len(starts))
     return _joined([_load(block_path(folder, start, suffix=".npz")) for start in starts])
 
 
@@ -123,28 +129,6 @@ def _print(source: SampleSource, index: int, rules: Iterable[Rule]) -> _Print:
         images=tuple(x for x in map(perceptual_hash, sample.images) if x is not None),
         signature=signature(text) if text and not media else None,
     )
-
-
-def _each(
-    starts: Sequence[int],
-    source: SampleSource,
-    rules: tuple[Rule, ...],
-    folder: Path,
-    *,
-    num_workers: int,
-) -> Iterator[None]:
-    """Surveys the blocks, here or in other processes, in any order."""
-    if num_workers == 1:
-        for start in starts:
-            _write_block(source, rules, folder, start)
-            yield
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=spawn) as pool:
-        tasks = [pool.submit(_write_block, source, rules, folder, start) for start in starts]
-        for task in as_completed(tasks):
-            task.result()
-            yield
 
 
 def _write_block(source: SampleSource, rules: tuple[Rule, ...], folder: Path, start: int) -> None:

@@ -2,11 +2,8 @@
 written beside it. A shard whose index is there and right is left alone, so that an interrupted
 run goes on where it was."""
 
-import multiprocessing
 import pickle
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import escape
@@ -15,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from common.data.faults import BadSample
+from common.data.processes import in_processes
 from common.data.shards.files import ShardFile, find_shards
 from common.data.shards.index import load_index
 from common.data.shards.inspection import index_shard
@@ -35,7 +33,6 @@ from common.data.shards.tokens import (
     shard_tokens_path,
     tokenizer_digest,
 )
-from common.errors import UserError
 
 Progress = Callable[[int, int], None]  # finished shards, all shards
 
@@ -63,13 +60,20 @@ def build_indices(
     `num_workers` processes work on a shard each; by default this one does everything.
 
     Raises:
-        UserError: there are no shards, or the folder cannot be written.
+        UserError: there are no shards, the folder cannot be written, or a process was killed.
     """
     sizes = find_shards(root)
     digest = None if tokenizer is None else tokenizer_digest(tokenizer)
     entries: dict[str, ShardEntry] = {}
     num_indexed = 0
-    for entry, is_new in _prepared(root, sizes, tokenizer, num_workers):
+    pickled = pickle.dumps(tokenizer)
+    prepared = in_processes(
+        _prepare_in_worker,
+        [(root, file, num_bytes, pickled) for file, num_bytes in sizes.items()],
+        num_workers=num_workers or 1,
+        doing=f"indexing {root}",
+    )
+    for entry, is_new in prepared:
         entries[entry.file] = entry
         num_indexed += is_new
         if progress is not None:
@@ -87,35 +91,6 @@ def build_indices(
     )
 
 
-def _prepared(
-    root: Path,
-    sizes: Mapping[str, int],
-    tokenizer: PreTrainedTokenizerBase | None,
-    num_workers: int | None,
-) -> Iterator[tuple[ShardEntry, bool]]:
-    """The entries of all shards as they are finished, and whether they were indexed anew."""
-    if num_workers is None or num_workers <= 1:
-        for file, num_bytes in sizes.items():
-            yield _prepare(root, file, num_bytes, tokenizer)
-        return
-    pickled = pickle.dumps(tokenizer)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        futures = [
-            pool.submit(_prepare_in_worker, root, file, num_bytes, pickled)
-            for file, num_bytes in sizes.items()
-        ]
-        try:
-            yield from map(Future.result, as_completed(futures))
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"a process that indexed {root} was killed, perhaps for its memory; run it again "
-                "with fewer workers, finished shards are kept"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _prepare_in_worker(
     root: Path, file: str, num_bytes: int, pickled: bytes
 ) -> tuple[ShardEntry, bool]:
@@ -131,6 +106,7 @@ def _unpickled(pickled: bytes) -> PreTrainedTokenizerBase | None:
 def _prepare(
     root: Path, file: str, num_bytes: int, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[ShardEntry, bool]:
+    """The entry of a shard, and whether it was indexed anew."""
     path = root / file
     index = load_index(index_path(path))
     is_new = index is None or index.fingerprint != _fingerprint(path)

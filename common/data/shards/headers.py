@@ -44,6 +44,8 @@ def audio_seconds(data: bytes, *, name: str) -> float:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
             frames, rate, channels = sound.frames, sound.samplerate, sound.channels
     except (soundfile.LibsndfileError, TypeError) as error:
+        if audio.lacks_rate(data[:28]):
+            raise _bad("audio_rate", name, "has no rate") from error
         raise _bad("audio_corrupt", name, "has no header of a sound") from error
     if not audio.MIN_RATE_HZ <= rate <= audio.MAX_RATE_HZ:
         raise _bad("audio_rate", name, f"has a rate of {rate} Hz")

@@ -1,6 +1,7 @@
 """One shard, opened with its index: the bytes of its samples, checked by their CRC-32, and what
 they say."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from zlib import crc32
 
@@ -40,10 +41,8 @@ class Shard:
         Raises:
             BadSample: a text member cannot be read or has changed.
         """
-        name, spans = self._name_of(number), self.index.spans(number)
-        if self._name.endswith(".tar"):
-            return parse_sample(spans, lambda m: self._bytes(number, spans[m]), name=name)
-        return parse_line(self._bytes(number, spans["json"]), name=name)[1]
+        name = f"{self._name}/{self.index.key(number)}"
+        return self._record(number, self.index.spans(number), name=name)
 
     def document(self, number: int, *, variant: int, least_side: int | None) -> Document:
         """The sample with its media decoded.
@@ -51,24 +50,27 @@ class Shard:
         Raises:
             BadSample: it cannot be used.
         """
-        spans = self.index.spans(number)
+        key, spans = self.index.key(number), self.index.spans(number)
+
+        name = f"{self._name}/{key}"
 
         def decode(medium: Medium) -> Image | Recording:
-            name = f"{self._name_of(number)}.{medium.member}"
             data = self._bytes(number, spans[medium.member])
             if medium.kind == "audio":
-                return decode_audio(data, name=name)
-            return decode_image(data, name=name, least_side=least_side)
+                return decode_audio(data, name=f"{name}.{medium.member}")
+            return decode_image(data, name=f"{name}.{medium.member}", least_side=least_side)
 
-        key = f"{self._stem}/{self.index.key(number)}"
-        return self.record(number).document(key=key, variant=variant, decode=decode)
+        record = self._record(number, spans, name=name)
+        return record.document(key=f"{self._stem}/{key}", variant=variant, decode=decode)
 
-    def _name_of(self, number: int) -> str:
-        return f"{self._name}/{self.index.key(number)}"
+    def _record(self, number: int, spans: Mapping[str, Span], *, name: str) -> Record:
+        if self._name.endswith(".tar"):
+            return parse_sample(spans, lambda member: self._bytes(number, spans[member]), name=name)
+        return parse_line(self._bytes(number, spans["json"]), name=name)[1]
 
     def _bytes(self, number: int, span: Span) -> bytes:
         data = self._file.read(span.offset, span.size)
         if crc32(data) != span.crc32:
-            fault = f"{self._name_of(number)} has changed at byte {span.offset}"
+            fault = f"{self._name}/{self.index.key(number)} has changed at byte {span.offset}"
             raise BadSample("member_changed", f"{fault}; restore it or index the dataset again")
         return data

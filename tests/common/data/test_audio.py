@@ -81,6 +81,9 @@ def test_every_fault_of_a_sound_has_its_cause() -> None:
     opposite = np.stack([loud, -loud], axis=1)  # nothing is left of it in mono
     assert cause_of(b"fLaC nothing") == "audio_corrupt"
     assert cause_of(b"") == "audio_corrupt"
+    rateless = bytearray(encoded(loud))
+    rateless[24:28] = bytes(4)
+    assert cause_of(bytes(rateless)) == "audio_rate"
     assert cause_of(encoded(loud, rate_hz=999)) == "audio_rate"
     assert cause_of(encoded(loud, rate_hz=384_001)) == "audio_rate"
     assert cause_of(encoded(no_number, subtype="FLOAT")) == "audio_nan"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from common.data.document import Document
 from common.data.embedded.digits import DIGIT_WORDS, digits_in
@@ -61,6 +62,8 @@ def test_digit_splits_share_no_digit_and_hold_out_a_fifth_of_each_class() -> Non
     train, held_out = digits_in("train"), digits_in("held_out")
     assert not {digit.index for digit in train} & {digit.index for digit in held_out}
     assert len(train) + len(held_out) == 1797
+    labels = load_digits().target
+    assert all(DIGIT_WORDS[labels[digit.index]] == digit.word for digit in (*train, *held_out))
     every = Counter(digit.word for digit in (*train, *held_out))
     unseen = Counter(digit.word for digit in held_out)
     for word in DIGIT_WORDS:

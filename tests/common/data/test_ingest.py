@@ -106,6 +106,8 @@ def test_obelics_documents_keep_texts_order_and_image_bytes(tmp_path: Path) -> N
     assert json.loads(samples["train-0-1-0"]["json"])["images"] == ["0.jpg", None, "2.png"]
     assert (report.written, report.left_out) == (2, Counter(media_missing=2))
     assert report.faults == Counter(media_missing=1)
+    assert "has no image or sound" in report.examples["media_missing"]
+    assert "there is no file for" in report.left_out_examples["media_missing"]
 
 
 def test_one_bad_row_of_parquet_costs_only_itself(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from transformers import TokenizersBackend
 from common.data.embedded.captions import PLURALS
 from common.data.embedded.episodes import ANSWERS
 from common.data.embedded.tokenizer import embedded_texts, train_tokenizer
+from common.data.prompt_safety import encode_plain
 from common.data.prompts import OUTPUT_PROMPT, completed, question_prompt
 
 VOCAB_SIZE = 1024
@@ -58,6 +59,16 @@ def test_special_tokens_come_first_and_are_not_added_unasked(tokenizer: Tokenize
     specials = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert specials == (0, 1, 2)
     assert not set(tokenizer.encode("two red circles")) & set(specials)
+
+
+@pytest.mark.parametrize("text", ["", " two  red", "</s>red<pad>", "drei ß\n\n<s>"])
+def test_plain_text_is_encoded_as_by_transformers_whatever_was_asked_before(
+    tokenizer: TokenizersBackend, text: str
+) -> None:
+    tokenizer(["red", "two"], padding="max_length", max_length=5, truncation=True)
+    ids = encode_plain(text, tokenizer)
+    assert ids == tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert tokenizer.decode(ids) == text
 
 
 def test_a_batch_is_padded_on_the_left(tokenizer: TokenizersBackend) -> None:
