@@ -4,27 +4,42 @@ Each gated block belongs into the pipeline stage of the layer before which it ru
 is taken as it runs: gradients cross the language model but not the vision encoder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from common.data.feed import Supply
+from common.encoders.vision import VisionEncoder
 from common.objectives.language import next_token_loss
 from common.parallel.plan.counting import Call, captured, fresh
-from common.parallel.plan.footprint import Footprint, Tower, Unit
+from common.parallel.plan.footprint import (
+    COMPUTED_IN,
+    Footprint,
+    Tower,
+    Unit,
+    largest_of,
+    weights_among,
+    weights_of,
+)
+from common.parallel.recompute import Recompute
+from common.training.loader import MicroBatch
 from common.training.run import RunConfig
-from flamingo.config import FlamingoConfig, FlamingoVisionConfig
+from common.training.task import Batch, Task
+from flamingo.caption_pairs import PairBatch
+from flamingo.config import FlamingoConfig
+from flamingo.data import FlamingoBatch
 from flamingo.language_model import build_language_model, decoder_layers
-from flamingo.language_pretraining import LanguageTaskConfig
+from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig, TextBatch
 from flamingo.media import Media
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.presets import PRESETS
-from flamingo.task import FlamingoTaskConfig
+from flamingo.task import FlamingoTask, FlamingoTaskConfig
 from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask
 
 
@@ -32,9 +47,10 @@ def footprint(
     run: RunConfig[Any],
     *,
     images_per_row: int | None = None,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> Footprint:
     """The model of a run of any stage; rows hold as many images as the run allows, if not told."""
+    dtype = dtype or COMPUTED_IN[run.precision]
     if isinstance(run.task, ContrastiveConfig):
         return _contrastive(run.task, dtype)
     if isinstance(run.task, LanguageTaskConfig):
@@ -42,12 +58,56 @@ def footprint(
     return _flamingo(run.task, images_per_row or run.task.max_images, dtype)
 
 
+def rehearsed(
+    run: RunConfig[Any], *, rows: int, recompute: Recompute, images_per_row: int | None = None
+) -> tuple[Task[Any, Any], MicroBatch[Any]]:
+    """The task of a run, and a micro-batch of the sizes that are planned."""
+    config = run.task
+    length = config.max_tokens
+    ids = torch.zeros(rows, length, dtype=torch.int64)
+    keys, size = ["row"] * rows, PRESETS[config.model]().vision_config.image_size
+    if isinstance(config, LanguageTaskConfig):
+        batch = TextBatch(keys=keys, input_ids=ids, labels=ids)
+        return LanguageTask(config), _part("text", batch)
+    if isinstance(config, ContrastiveConfig):
+        size = config.image_size or size
+        pairs = PairBatch(
+            keys=keys,
+            pixels=torch.zeros(rows, 3, size, size, dtype=torch.uint8),
+            input_ids=ids,
+            valid=ids == 0,
+            caption_ids=torch.arange(rows),
+        )
+        return ContrastiveTask(config), _part("pairs", pairs)
+    task = FlamingoTask(replace(_without_files(config), recompute=recompute))
+    size, images = config.image_size or size, images_per_row or config.max_images
+    documents = FlamingoBatch(
+        keys=keys,
+        input_ids=ids,
+        labels=ids,
+        media_item=ids,
+        document_ids=ids,
+        pixel_values=torch.zeros(rows, images, 3, size, size, dtype=torch.uint8),
+        num_images=torch.full((rows,), images),
+    )
+    return task, _part(config.sources[0].name, documents)
+
+
+def _without_files(task: FlamingoTaskConfig) -> FlamingoTaskConfig:
+    """The preset's shapes; the backbones of a recipe may not be trained yet."""
+    return replace(task, language_model=None, vision_encoder=None)
+
+
+def _part(source: str, batch: Batch) -> MicroBatch[Any]:
+    return MicroBatch(source=source, weight=1.0, batch=batch, supply=Supply())
+
+
 def _flamingo(task: FlamingoTaskConfig, images: int, dtype: torch.dtype) -> Footprint:
-    config = PRESETS[task.model]()
-    if task.image_size is not None:
-        vision = {n: getattr(config.vision_config, n) for n in FlamingoVisionConfig.__annotations__}
-        config.vision_config = FlamingoVisionConfig(**(vision | {"image_size": task.image_size}))
-    full, short = _built(config), _built(_shortened(config)).to(dtype)
+    real = FlamingoTask(_without_files(task))
+    config = real.model_config
+    with torch.device("meta"):
+        full = real.build_model().train()
+        short = FlamingoForConditionalGeneration(_shortened(config)).train().to(dtype)
     length = task.max_tokens
     frozen = decoder_layers(full.language_model)[0]
     layer = _unit("language model layer", frozen, _layer_of(short, length))
@@ -56,14 +116,16 @@ def _flamingo(task: FlamingoTaskConfig, images: int, dtype: torch.dtype) -> Foot
     number = int(config.text_config.num_hidden_layers)
     return Footprint(
         name=task.model,
+        itemsize=dtype.itemsize,
         rows=sum(source.batch_size for source in task.sources),
+        num_sources=len(task.sources),
         tokens_per_row=length,
         towers=(_vision(full, short, images), _resampler(full, short, images)),
         layers=tuple((gated, layer) if i in with_media else (layer,) for i in range(number)),
         embedding=_embedding(full.language_model, full.new_inputs),
         head=_head(full.language_model, short.language_model, length, full.new_outputs),
+        root_bytes=_bytes(full.new_inputs) + _bytes(full.new_outputs),
         hidden_dim=config.text_config.hidden_size,
-        media_tokens_per_row=float(images * config.num_latents),
     )
 
 
@@ -87,6 +149,7 @@ def _language(task: LanguageTaskConfig, dtype: torch.dtype) -> Footprint:
     layer = _unit("language model layer", decoder_layers(full)[0], prepare)
     return Footprint(
         name=task.model,
+        itemsize=dtype.itemsize,
         rows=task.batch_size,
         tokens_per_row=task.max_tokens,
         towers=(),
@@ -113,16 +176,20 @@ def _contrastive(task: ContrastiveConfig, dtype: torch.dtype) -> Footprint:
         return _call(encode, ids, owner=model)
 
     words = _unit("text encoder", full.text, captions)
-    rest = _size(full) - words.parameters
-    pictures = Unit(name="vision encoder", prepare=images, parameters=rest, trained=rest)
+    beside = (full.vision, full.token_norm, full.image_projection)
+    owned = [p for part in beside for p in part.parameters()]
+    owned += full.parameters(recurse=False)
+    pictures = Unit(name="vision encoder", prepare=images, weights=weights_among(owned))
     return Footprint(
         name=f"{task.model} vision",
+        itemsize=dtype.itemsize,
         rows=task.batch_size,
         tokens_per_row=task.max_tokens + model.vision.num_tokens,
         towers=(
-            Tower(whole=pictures, items_per_row=1.0),
-            Tower(whole=words, items_per_row=1.0),
+            _tower(pictures, _vision_blocks(full.vision), 1.0),
+            _tower(words, full.text.blocks, 1.0),
         ),
+        root_bytes=sum(map(_bytes, beside[1:])),
         pairs_per_row=1.0,
         pair_dim=task.embedding_dim,
     )
@@ -139,7 +206,7 @@ def _vision(
         return _call(encoder, pixels, owner=encoder)
 
     whole = _unit("vision encoder", full.vision_encoder, prepare)
-    return Tower(whole=whole, items_per_row=float(images))
+    return _tower(whole, _vision_blocks(full.vision_encoder), float(images))
 
 
 def _resampler(
@@ -152,8 +219,17 @@ def _resampler(
         features = torch.empty(*shape, dtype=resampler.latents.dtype, device="meta")
         return _call(resampler, features, owner=resampler)
 
+    def of_layer(items: int) -> Call:
+        call = prepare(items)
+        return captured(lambda: call.function(*call.arguments), resampler.layers[0])
+
     whole = _unit("resampler", full.resampler, prepare)
-    return Tower(whole=whole, items_per_row=float(images))
+    return replace(
+        _tower(whole, full.resampler.layers, float(images)),
+        block=_unit("resampler layer", resampler.layers[0], of_layer),
+        shown=len(resampler.layers),
+        depth=len(full.resampler.layers),
+    )
 
 
 def _layer_of(model: FlamingoForConditionalGeneration, length: int) -> Callable[[int], Call]:
@@ -205,28 +281,28 @@ def _head(full: PreTrainedModel, short: PreTrainedModel, length: int, *new: nn.M
     table = {id(p) for p in full.get_input_embeddings().parameters()}
     owned = [p for p in full.parameters() if id(p) not in layers | table]
     owned += [p for module in new for p in module.parameters()]
-    return Unit(
-        name="head and loss",
-        prepare=prepare,
-        parameters=sum(p.numel() for p in owned),
-        trained=sum(p.numel() for p in owned if p.requires_grad),
-    )
-
-
-def _built(config: FlamingoConfig) -> FlamingoForConditionalGeneration:
-    with torch.device("meta"):
-        return FlamingoForConditionalGeneration(config).train()
+    return Unit(name="head and loss", prepare=prepare, weights=weights_among(owned))
 
 
 def _shortened(config: FlamingoConfig) -> FlamingoConfig:
     config = deepcopy(config)
-    config.text_config.num_hidden_layers = 1
+    config.text_config.num_hidden_layers = config.resampler_layers = 1
     return config
 
 
+def _vision_blocks(encoder: VisionEncoder) -> Iterable[nn.Module]:
+    """The units of its sharding."""
+    if hasattr(encoder.model, "blocks"):
+        return cast(Iterable[nn.Module], encoder.model.blocks)
+    return (block for stage in encoder.model.stages for block in stage.children())
+
+
+def _tower(whole: Unit, blocks: Iterable[nn.Module], items: float) -> Tower:
+    return Tower(whole=whole, items_per_row=items, largest_unit=largest_of(whole, blocks))
+
+
 def _unit(name: str, module: nn.Module, prepare: Callable[[int], Call]) -> Unit:
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Unit(name=name, prepare=prepare, parameters=_size(module), trained=trained)
+    return Unit(name=name, prepare=prepare, weights=weights_of(module))
 
 
 def _call(function: Callable[..., object], *arguments: Tensor, owner: nn.Module) -> Call:
@@ -238,5 +314,5 @@ def _nothing(rows: int) -> Call:
     return Call(function=lambda: None)
 
 
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.itemsize for p in module.parameters())

@@ -1,6 +1,6 @@
 """FLARE as planning sees it: four towers over media and a decoder that a pipeline may cut."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 
@@ -9,15 +9,28 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.data.document import SAMPLE_RATE_HZ
-from common.objectives.language import linear_next_token_loss
+from common.data.feed import Supply
+from common.objectives.language import IGNORED, linear_next_token_loss
 from common.parallel.plan.claims import Claim
 from common.parallel.plan.counting import Call, captured
-from common.parallel.plan.footprint import Footprint, Tower, Unit
+from common.parallel.plan.footprint import (
+    COMPUTED_IN,
+    Footprint,
+    Tower,
+    Unit,
+    largest_of,
+    weights_among,
+    weights_of,
+)
+from common.parallel.recompute import Recompute
+from common.training.loader import MicroBatch
 from common.training.run import RunConfig
 from flare.config import FlareConfig
+from flare.data import FlareBatch, collate
 from flare.decoder import hybrid_mask, positions_in_documents
+from flare.encoding import AUDIO_TEXT, IMAGE_TEXT, Caption, DocumentEncoder, FlareExample
 from flare.model import FlareForConditionalGeneration
-from flare.presets import PRESETS
+from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig
 
 # What was published about FLARE-13B's run.
@@ -33,18 +46,22 @@ def footprint(
     images_per_row: float = 1.0,
     clips_per_row: float = 1.0,
     seconds: float | None = None,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> Footprint:
     """The model of a run, its rows and their media; clips last `seconds`, or what the run allows.
 
     Equal layers are counted once: all but one (two of WavLM, whose first owns the positions) are
     left out of the model that is run. Parameters are those of the full model, on the meta device.
     """
-    config = PRESETS[run.task.model]()
-    if run.task.patch_drop:
-        options = config.vision_config.model_options or {}
-        config.vision_config.model_options = options | {"patch_drop_rate": run.task.patch_drop}
-    full, short = _built(config, run.task), _built(_shortened(config), run.task).to(dtype)
+    dtype = dtype or COMPUTED_IN[run.precision]
+    # The tokenizer decides no shape.
+    task = FlareTask(replace(run.task, tokenizer=None), steps=run.steps)
+    config = task.model_config
+    with torch.device("meta"):
+        full = task.build_model().train()
+        short = FlareForConditionalGeneration(_shortened(config)).train().to(dtype)
+    for part in run.task.frozen:
+        short.get_submodule(part).requires_grad_(False)
     pieces = _Pieces(full, short, run.task, dtype)
     images, clips = images_per_row, clips_per_row
     samples = round((seconds or run.task.max_seconds) * SAMPLE_RATE_HZ)
@@ -52,19 +69,79 @@ def footprint(
     block = pieces.decoder_block()
     return Footprint(
         name=run.task.model,
+        itemsize=dtype.itemsize,
         rows=rows,
         tokens_per_row=run.task.max_tokens,
         towers=(*pieces.vision(images), *pieces.audio(clips, samples)),
         layers=((block,),) * text.num_hidden_layers,
         embedding=_plain_unit("embedding", full.embedding, _nothing),
         head=pieces.head(),
+        root_bytes=sum(p.numel() * p.itemsize for p in _of_root(full)),
         hidden_dim=text.hidden_size,
-        media_tokens_per_row=images * config.vision_projector.num_queries
-        + clips * config.audio_projector.num_queries,
         caption_share=(images + clips) * CAPTION_TOKENS / run.task.max_tokens,
         pairs_per_row=images + clips,
         pair_dim=config.contrastive_dim,
     )
+
+
+def rehearsed(
+    run: RunConfig[FlareTaskConfig],
+    *,
+    rows: int,
+    recompute: Recompute,
+    images_per_row: int = 1,
+    clips_per_row: int = 1,
+    seconds: float | None = None,
+) -> tuple[FlareTask, MicroBatch[FlareBatch]]:
+    """The task of a run without its files, and a micro-batch of the sizes that are planned."""
+    config = replace(
+        run.task, tokenizer=None, vision_encoder=None, audio_encoder=None, recompute=recompute
+    )
+    task = FlareTask(config, steps=run.steps)
+    samples = round((seconds or config.max_seconds) * SAMPLE_RATE_HZ)
+    size = task.model_config.vision_config.image_size
+    encoder = DocumentEncoder(processor=task.processor, image_size=size, max_samples=samples)
+    example = _example(
+        config,
+        images=tuple(torch.zeros(size, size, 3, dtype=torch.uint8) for _ in range(images_per_row)),
+        clips=tuple(torch.zeros(samples) for _ in range(clips_per_row)),
+    )
+    batch = collate([example] * rows, encoder=encoder, width=config.max_tokens)
+    return task, MicroBatch(source="mixture", weight=1.0, batch=batch, supply=Supply())
+
+
+def _example(
+    config: FlareTaskConfig, *, images: tuple[Tensor, ...], clips: tuple[Tensor, ...]
+) -> FlareExample:
+    """A row whose masked documents come first."""
+    length = config.max_tokens
+    ids = torch.zeros(length, dtype=torch.int64)
+    masked, predicted = _shares(config, length)
+    labels = torch.full_like(ids, IGNORED)
+    labels[1 : predicted + 1] = labels[masked + 1 :] = 0
+    words = torch.zeros(CAPTION_TOKENS, dtype=torch.int64)
+    captions = [
+        Caption(term=term, medium=number, ids=words, caption_id=number)
+        for term, media in ((IMAGE_TEXT, images), (AUDIO_TEXT, clips))
+        for number in range(len(media))
+    ]
+    return FlareExample(
+        key="row",
+        ids=ids,
+        labels=labels,
+        documents=torch.zeros_like(ids),
+        bidirectional=torch.arange(length) < masked,
+        images=images,
+        clips=clips,
+        captions=tuple(captions),
+    )
+
+
+def _shares(config: FlareTaskConfig, length: int) -> tuple[int, int]:
+    """At the start of training: tokens of masked documents, and those of them to be predicted."""
+    share = config.masking.masked_share(0.0)
+    masked = round(length * share)
+    return masked, round(length * share * config.masking.mask_rate(0.0))
 
 
 class _Pieces:
@@ -90,20 +167,21 @@ class _Pieces:
 
         kept = 1 - self.task.patch_drop
         num_features = round(self.full.vision_encoder.num_tokens * kept)
-        first = _tower("vision encoder", [self.full.vision_encoder], pixels, images)
+        first = _tower("vision encoder", [self.full.vision_encoder], vit.blocks, pixels, images)
         # Blocks behind the one that is read hold parameters and do nothing.
         depth = len(vit.blocks) if read is None else read % len(vit.blocks) + 1
         first = _with_blocks(first, pixels, encoder.model.blocks[0], shown=1, depth=depth)
         parts = [self.full.vision_projector, self.full.image_vector]
         features = self._features(num_features, encoder.dim)
         run = _projection(self.short.vision_projector, self.short.image_vector, features)
-        second = _tower("vision projector", parts, run, images)
+        blocks = self.full.vision_projector.blocks
+        second = _tower("vision projector", parts, blocks, run, images)
         return first, _with_blocks(
             second,
             run,
             self.short.vision_projector.blocks[0],
             shown=1,
-            depth=len(self.full.vision_projector.blocks),
+            depth=len(blocks),
         )
 
     def audio(self, clips: float, samples: int) -> tuple[Tower, Tower]:
@@ -114,21 +192,20 @@ class _Pieces:
             lengths = torch.full((items,), samples, device="meta")
             return _call(encoder, torch.empty(items, samples, device="meta"), lengths)
 
-        layers = encoder.encoder.layers
-        first = _tower("audio encoder", [self.full.audio_encoder], waveforms, clips)
-        depth = len(self.full.audio_encoder.encoder.layers)
-        first = _with_blocks(first, waveforms, layers[-1], shown=len(layers), depth=depth)
-        first = replace(first, recomputes=False)
+        layers, own = encoder.encoder.layers, self.full.audio_encoder.encoder.layers
+        first = _tower("audio encoder", [self.full.audio_encoder], own, waveforms, clips)
+        first = _with_blocks(first, waveforms, layers[-1], shown=len(layers), depth=len(own))
         parts = [self.full.audio_projector, self.full.audio_vector]
         features = self._features(encoder.num_frames(samples), encoder.dim)
         run = _projection(self.short.audio_projector, self.short.audio_vector, features)
-        second = _tower("audio projector", parts, run, clips)
+        blocks = self.full.audio_projector.blocks
+        second = _tower("audio projector", parts, blocks, run, clips)
         return first, _with_blocks(
             second,
             run,
             self.short.audio_projector.blocks[0],
             shown=1,
-            depth=len(self.full.audio_projector.blocks),
+            depth=len(blocks),
         )
 
     def decoder_block(self) -> Unit:
@@ -150,13 +227,12 @@ class _Pieces:
 
             return captured(run, decoder.blocks[0])
 
-        return _plain_unit("decoder block", decoder.blocks[0], prepare)
+        return _plain_unit("decoder block", self.full.decoder.blocks[0], prepare)
 
     def head(self) -> Unit:
         """Final norm, output layer with both language losses, the captions' map, temperatures."""
-        masking, length = self.task.masking, self.task.max_tokens
-        share = masking.masked_share(0.0)
-        shares = (share * masking.mask_rate(0.0), 1 - share)  # predicted: masked, causal
+        length = self.task.max_tokens
+        masked, predicted = _shares(self.task, length)
         vocabulary, width = self.full.head.weight.shape
 
         def prepare(rows: int) -> Call:
@@ -168,7 +244,7 @@ class _Pieces:
 
             def run(hidden: Tensor, weight: Tensor) -> Tensor:
                 with fake:
-                    counts = [round(rows * length * part) for part in shares]
+                    counts = [rows * predicted, rows * (length - masked)]
                     losses = [
                         linear_next_token_loss(
                             hidden[:number],
@@ -182,11 +258,9 @@ class _Pieces:
 
             return Call(function=run, arguments=(hidden, weight), weights=(weight,))
 
-        model = self.full
-        owned = [model.decoder.norm, model.head, model.text_vector]
-        scalars = [p for p in model.parameters(recurse=False) if p.requires_grad]
-        number = sum(map(_size, owned)) + sum(p.numel() for p in scalars)
-        return Unit(name="head and loss", prepare=prepare, parameters=number, trained=number)
+        elsewhere = {*self.full.image_vector.parameters(), *self.full.audio_vector.parameters()}
+        owned = [p for p in _of_root(self.full) if p not in elsewhere]
+        return Unit(name="head and loss", prepare=prepare, weights=weights_among(owned))
 
     def _features(self, number: int, width: int) -> Callable[[int], Tensor]:
         return lambda items: torch.empty(
@@ -194,12 +268,12 @@ class _Pieces:
         )
 
 
-def _built(config: FlareConfig, task: FlareTaskConfig) -> FlareForConditionalGeneration:
-    with torch.device("meta"):
-        model = FlareForConditionalGeneration(config)
-    for part in task.frozen:
-        model.get_submodule(part).requires_grad_(False)
-    return model.train()
+def _of_root(model: FlareForConditionalGeneration) -> Iterator[nn.Parameter]:
+    """What `parallelize` leaves to the root of the sharding."""
+    vectors = (model.image_vector, model.audio_vector, model.text_vector)
+    for part in (model.decoder.norm, model.head, *vectors):
+        yield from part.parameters()
+    yield from model.parameters(recurse=False)
 
 
 def _shortened(config: FlareConfig) -> FlareConfig:
@@ -226,12 +300,14 @@ def _projection(
 
 
 def _tower(
-    name: str, parts: list[nn.Module], prepare: Callable[[int], Call], items: float
+    name: str,
+    parts: list[nn.Module],
+    blocks: Iterable[nn.Module],
+    prepare: Callable[[int], Call],
+    items: float,
 ) -> Tower:
-    number = sum(_size(part) for part in parts)
-    trained = sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad)
-    whole = Unit(name=name, prepare=prepare, parameters=number, trained=trained)
-    return Tower(whole=whole, items_per_row=items)
+    whole = Unit(name=name, prepare=prepare, weights=weights_of(*parts))
+    return Tower(whole=whole, items_per_row=items, largest_unit=largest_of(whole, blocks))
 
 
 def _with_blocks(
@@ -246,8 +322,7 @@ def _with_blocks(
 
 
 def _plain_unit(name: str, module: nn.Module, prepare: Callable[[int], Call]) -> Unit:
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return Unit(name=name, prepare=prepare, parameters=_size(module), trained=trained)
+    return Unit(name=name, prepare=prepare, weights=weights_of(module))
 
 
 def _call(module: nn.Module, *arguments: Tensor) -> Call:
@@ -257,7 +332,3 @@ def _call(module: nn.Module, *arguments: Tensor) -> Call:
 def _nothing(rows: int) -> Call:
     """Looking up a row of a table is no arithmetic."""
     return Call(function=lambda: None)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

@@ -5,7 +5,6 @@
     python scripts/plan.py flare_13b --micro-batch 4 --json plan.json --plot plan.png
 
 Everything is counted on the real model, on the meta device; nothing is downloaded, no GPU is used.
-It plans more than training offers: pipelines and selective recomputation are arithmetic only.
 Exit status 0 if the run fits, 1 if not, 2 for a mistake.
 """
 
@@ -14,28 +13,46 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import AdamW
 from tyro.conf import FlagCreatePairsOff, Positional
 
 import flamingo.footprint
 import flare.footprint
 from common.errors import UserError
+from common.parallel.dry_run import Play, Rehearsal, Run, rehearse
+from common.parallel.dry_run_pipeline import FakeEngine, StagedPlay, rehearse_pipeline
+from common.parallel.mesh import ParallelConfig
 from common.parallel.plan.claims import contradictions
 from common.parallel.plan.cluster import Layout
-from common.parallel.plan.counting import Recompute
 from common.parallel.plan.footprint import Footprint
 from common.parallel.plan.plan import Plan, make_plan, nearest_fits
-from common.parallel.plan.report import as_json, draw_memory, settings, tables
-from common.parallel.plan.throughput import work_per_row
+from common.parallel.plan.report import as_json, beside_dry_run, draw_memory, settings, tables
+from common.parallel.plan.throughput import useful_flops_per_token
+from common.parallel.recompute import Recompute
+from common.parallel.sharding import whole
+from common.training.balance import Balance
 from common.training.command_line import condense
+from common.training.contrast import OnePass, TwoPasses
+from common.training.loader import MicroBatch
+from common.training.optimizer import build_optimizer, clip_gradients, step_unless
 from common.training.run import RunConfig
+from common.training.staged import StagedUpdate
+from common.training.task import Contrastive, Divisible, Staged, Task
 from flamingo.recipes import RECIPES as FLAMINGO
 from flare.recipes import RECIPES as FLARE
+
+# Of each rank in the dry run of a pipeline: with those of its group they fill all stages.
+DRY_RUN_MICRO_BATCHES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +64,18 @@ class Options:
     # GPUs in all.
     gpus: int = 64
     gpu: Literal["a100-80gb", "h100-80gb", "h200"] = "a100-80gb"
-    # Stages of the pipeline; FLARE-13B: 4, all else: 1.
+    # Ranks of a pipeline; the recipe's if not given.
     pipeline: int | None = None
     # Whole copies of the model (hybrid sharding).
     replicate: int = 1
     # Ranks over which a parameter is sharded; what is left of the GPUs if not given.
     shard: int | None = None
-    # Rows that a rank works on at once.
-    micro_batch: int = 1
-    # Under a pipeline: rows whose media a rank encodes at once. Towers are gathered for each such
-    # part, three times, from all ranks: few parts are much less traffic.
-    tower_rows: int = 8
+    # Rows that a rank works on at once; the recipe's share if not given.
+    micro_batch: int | None = None
     # What is made again in the backward pass; the recipe's if not given.
     recompute: Recompute | None = None
-    # Free weights between forward and backward pass.
-    reshard_after_forward: FlagCreatePairsOff[bool] = False
-    # Sum gradients over ranks once per update, not after every micro-batch.
-    reduce_once: FlagCreatePairsOff[bool] = False
+    # Free weights between forward and backward pass; as the recipe does if not given.
+    reshard_after_forward: bool | None = None
     # Share of the peak that a GPU reaches while it has work.
     efficiency: float = 0.5
     # Tokens of the run; the recipe's updates if not given.
@@ -73,6 +85,11 @@ class Options:
     # FLARE: clips of a row, and their seconds (the recipe's longest if not given).
     clips: int = 1
     seconds: float | None = None
+    # Run an update in a world of fake ranks, without memory and arithmetic, beside the plan. Takes
+    # minutes at full size.
+    dry_run: FlagCreatePairsOff[bool] = False
+    # The rank that is run dry where there is a pipeline, whose stages differ.
+    dry_run_rank: int = 0
     # Write all figures as JSON, and the memory as a picture.
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -103,18 +120,22 @@ def _parse(arguments: Sequence[str] | None) -> Options | None:
 
 def _report(options: Options) -> int:
     run = _run(options.recipe)
-    layout = _layout(options, run)
     footprint = _footprint(options, run)
+    layout = _layout(options, run, footprint)
     plan = make_plan(footprint, layout, efficiency=options.efficiency)
     others = []
     if not plan.fits:
         others = nearest_fits(footprint, layout, efficiency=options.efficiency)
+    rehearsal = _rehearse(options, run, footprint, layout) if options.dry_run else None
     claims = _contradictions(footprint, options)
     update = footprint.rows * footprint.tokens_per_row
     tokens = options.tokens or float(run.steps * update)
     console = Console(width=120)
     for table in tables(footprint, plan, tokens=tokens):
         console.print(table)
+    if rehearsal is not None:
+        rank = options.dry_run_rank if layout.pipeline > 1 else 0
+        console.print(beside_dry_run(footprint, plan, rehearsal, rank=rank))
     for line in _verdict(plan, others):
         console.print(line, highlight=False, soft_wrap=True)
     for line in claims:
@@ -123,6 +144,8 @@ def _report(options: Options) -> int:
         figures = as_json(
             footprint, plan, tokens=tokens, alternatives=others, contradictions=claims
         )
+        if rehearsal is not None:
+            figures["dry_run"] = asdict(rehearsal)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     if options.plot is not None:
         title = f"{options.recipe} on {layout.gpus} {layout.gpu}, {layout.recompute} recomputation"
@@ -137,24 +160,25 @@ def _run(recipe: str) -> RunConfig[Any]:
     return recipes[recipe]()
 
 
-def _layout(options: Options, run: RunConfig[Any]) -> Layout:
-    pipeline = options.pipeline or (4 if options.recipe == "flare_13b" else 1)
+def _layout(options: Options, run: RunConfig[Any], footprint: Footprint) -> Layout:
+    pipeline = options.pipeline or run.parallel.pipeline
     shard = options.shard or max(1, options.gpus // max(1, pipeline * options.replicate))
-    recompute = options.recompute
-    if recompute is None:
-        asked = getattr(run.task, "recompute", None)
-        recompute = "full" if asked else "none"
+    recompute: Recompute = getattr(run.task, "recompute", "none")
+    micro_batch, reshard = options.micro_batch, options.reshard_after_forward
+    if micro_batch is None:
+        rows = footprint.rows / footprint.num_sources
+        micro_batch = max(1, round(rows / options.gpus / run.num_micro_batches))
+    if reshard is None:
+        reshard = run.parallel.reshard_after_forward
     return Layout(
         gpus=options.gpus,
         gpu=options.gpu,
         shard=shard,
         pipeline=pipeline,
         replicate=options.replicate,
-        micro_batch=options.micro_batch,
-        tower_rows=options.tower_rows,
-        recompute=recompute,
-        reshard_after_forward=options.reshard_after_forward,
-        reduce_once=options.reduce_once,
+        micro_batch=micro_batch,
+        recompute=options.recompute or recompute,
+        reshard_after_forward=reshard,
     )
 
 
@@ -169,14 +193,135 @@ def _footprint(options: Options, run: RunConfig[Any]) -> Footprint:
     )
 
 
+def _rehearse(
+    options: Options, run: RunConfig[Any], footprint: Footprint, layout: Layout
+) -> Rehearsal:
+    """One micro-batch of the real task, and the step behind it."""
+    task, part = _micro_batch(options, run, layout)
+    several = layout.micro_batches(footprint.rows) > 1
+    if layout.pipeline > 1:
+        return _rehearse_pipeline(options, run, layout, task, part)
+    play = Play(
+        build=task.build_model,
+        units=task.parallelize if isinstance(task, Divisible) else None,
+        optimizer=lambda model: build_optimizer(model, task.parameter_groups(model), run.optimizer),
+        loss=partial(_loss, task, part, num_ranks=layout.gpus, several=several),
+        step=partial(_step, max_norm=run.optimizer.clip_norm),
+    )
+    return rehearse(
+        play,
+        config=ParallelConfig(
+            shard=layout.shard,
+            replicate=layout.replicate,
+            reshard_after_forward=layout.reshard_after_forward,
+        ),
+        num_ranks=layout.gpus,
+        compute_dtype=torch.bfloat16 if run.precision == "bf16" else None,
+        accumulates=several,
+    )
+
+
+def _micro_batch(
+    options: Options, run: RunConfig[Any], layout: Layout
+) -> tuple[Task[Any, Any], MicroBatch[Any]]:
+    rows, recompute = layout.micro_batch, layout.recompute
+    if options.recipe in FLAMINGO:
+        return flamingo.footprint.rehearsed(
+            run, rows=rows, recompute=recompute, images_per_row=options.images
+        )
+    return flare.footprint.rehearsed(
+        run,
+        rows=rows,
+        recompute=recompute,
+        images_per_row=1 if options.images is None else options.images,
+        clips_per_row=options.clips,
+        seconds=options.seconds,
+    )
+
+
+def _rehearse_pipeline(
+    options: Options,
+    run: RunConfig[Any],
+    layout: Layout,
+    task: Task[Any, Any],
+    part: MicroBatch[Any],
+) -> Rehearsal:
+    """An update of a few micro-batches, on one rank of the pipeline."""
+    if not isinstance(task, Staged):
+        raise UserError(f"{options.recipe} has no chain of blocks to be cut; give --pipeline 1")
+    config = ParallelConfig(
+        pipeline=layout.pipeline,
+        shard=layout.shard,
+        replicate=layout.replicate,
+        schedule=run.parallel.schedule,
+        reshard_after_forward=layout.reshard_after_forward,
+    )
+    play = StagedPlay(
+        build=task.build_model,
+        units=task.parallelize,
+        chain=task.chain,
+        optimizer=lambda model: build_optimizer(model, task.parameter_groups(model), run.optimizer),
+        differentiate=partial(_differentiate, task, part, num_ranks=layout.gpus),
+    )
+    return rehearse_pipeline(
+        play,
+        config=config,
+        num_ranks=layout.gpus,
+        rank=options.dry_run_rank,
+        compute_dtype=torch.bfloat16 if run.precision == "bf16" else None,
+    )
+
+
+def _differentiate(
+    task: Staged[Any, Any], part: MicroBatch[Any], engine: FakeEngine, *, num_ranks: int
+) -> None:
+    own = task.counts(part.source, part.batch)
+    sizes = {
+        f"{part.source}/{term}": [number * DRY_RUN_MICRO_BATCHES] * num_ranks
+        for term, number in own.items()
+    }
+    counts = {term: sum(numbers) for term, numbers in sizes.items()}
+    device = torch.device("cpu")
+    StagedUpdate(
+        task,
+        engine,
+        [part] * DRY_RUN_MICRO_BATCHES,
+        counts=counts,
+        sizes=sizes,
+        scales=Balance(task, device=device).scales(counts, update=1),
+        device=device,
+    ).differentiate()
+
+
+def _loss(
+    task: Task[Any, Any], part: MicroBatch[Any], run: Run, *, num_ranks: int, several: bool
+) -> Tensor:
+    """As in training: of several micro-batches the contrast takes two passes."""
+    counts = task.counts(part.source, part.batch)
+    sizes = {f"{part.source}/{term}": [count] * num_ranks for term, count in counts.items()}
+    passes: OnePass[Any, Any] | TwoPasses[Any, Any] = OnePass(task, [part], sizes=sizes)
+    if several and isinstance(task, Contrastive):
+        passes = TwoPasses(task, [part], sizes=sizes, run=run, device=torch.device("cpu"))
+    terms = run(partial(passes.terms, 0, part.batch))
+    return torch.stack([*terms.losses.values()]).sum()
+
+
+def _step(parameters: Sequence[nn.Parameter], optimizer: AdamW, *, max_norm: float) -> None:
+    norm = clip_gradients(parameters, norm_of=_norm, max_norm=max_norm)
+    step_unless(~torch.isfinite(norm), optimizer)
+
+
+def _norm(gradients: Sequence[Tensor]) -> Tensor:
+    return whole(get_total_norm(gradients))
+
+
 def _contradictions(footprint: Footprint, options: Options) -> list[str]:
     claim = flare.footprint.CLAIMS.get(options.recipe)
     if claim is None:
         return []
-    useful = sum(part.useful for part in work_per_row(footprint, "none").values())
     return contradictions(
         claim,
-        flops_per_token=useful / footprint.tokens_per_row,
+        flops_per_token=useful_flops_per_token(footprint),
         efficiency=options.efficiency,
     )
 

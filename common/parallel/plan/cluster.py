@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.parallel.plan.counting import RECOMPUTE, Recompute
+from common.parallel.recompute import RECOMPUTE, Recompute
 
 GPUS_PER_NODE = 8
 GIB = 2**30
@@ -40,16 +40,12 @@ class Layout:
     pipeline: int = 1
     replicate: int = 1
     micro_batch: int = 1
-    # Rows whose media a rank encodes at once; without a pipeline those of the micro-batch.
-    tower_rows: int = 1
     recompute: Recompute = "none"
     # Free gathered parameters between forward and backward pass.
     reshard_after_forward: bool = False
-    # Gradients meet once per update, not after every micro-batch; a pipeline knows no other way.
-    reduce_once: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "shard", "pipeline", "replicate", "micro_batch", "tower_rows"):
+        for name in ("gpus", "shard", "pipeline", "replicate", "micro_batch"):
             value = getattr(self, name)
             if value < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, not {value}")
@@ -76,18 +72,13 @@ class Layout:
 
     @property
     def tower_shard(self) -> int:
-        """Ranks over which towers are sharded: all, but for whole copies of the model."""
-        return self.shard * self.pipeline
-
-    @property
-    def encoded_rows(self) -> int:
-        """Rows whose media lie in one graph of the towers."""
-        return self.tower_rows if self.pipeline > 1 else self.micro_batch
+        """Ranks over which everything but layers is sharded: around a pipeline all of them."""
+        return self.gpus if self.pipeline > 1 else self.shard
 
     @property
     def keeps_unreduced(self) -> bool:
         """Whether whole gradients of a stage wait for the end of the update."""
-        return self.pipeline > 1 or self.reduce_once
+        return self.pipeline > 1 and not self.reshard_after_forward
 
     def micro_batches(self, rows: int) -> int:
         """Of one rank in an update of so many rows; the last one may be padded.

@@ -1,14 +1,13 @@
 """Work and memory of a piece of a model, counted by running it on the meta device.
 
 The real modules run forward and backward on tensors without data. Matrix products are counted by
-torch's own counter; a storage counts as alive from the operation that makes it until the last
-reference goes. Attention is the fused kernel that keeps no scores; its backward pass counts as four
-products, not the five of the kernel, as in the usual definition of useful work. RMSNorm is the
-fused kernel of a GPU, which keeps its input, or on request the chain of operations of a CPU.
+torch's own counter, bytes by `storages.py`. Attention is the fused kernel that keeps no scores; its
+backward pass counts as four products, not the five of the kernel, as in the usual definition of
+useful work. RMSNorm is the fused kernel of a GPU, which keeps its input, or on request the chain of
+operations of a CPU.
 """
 
 import math
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +17,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import (
@@ -31,11 +30,10 @@ from torch.utils.flop_counter import (
 )
 
 from common.attention.attend import LARGE_MASK_ENTRIES
-from common.parallel.recompute import selective_contexts
+from common.parallel.plan.storages import LiveStorages
+from common.parallel.recompute import Recompute, selective_contexts
 
-Recompute = Literal["none", "selective", "full"]
 Kernels = Literal["gpu", "cpu"]
-RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 _aten = torch.ops.aten
 
 
@@ -125,9 +123,9 @@ def _run(call: Call, recompute: Recompute, kernels: Kernels) -> Cost:
     if recompute != "none":
         contexts = {"context_fn": selective_contexts} if recompute == "selective" else {}
         function = partial(checkpoint, call.function, use_reentrant=False, **contexts)
-    counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
-    living = _LiveStorages()
-    with _dropped_gradients(call.weights), living, counter, _FusedKernels(kernels):
+    counter = FlopCounterMode(display=False, custom_mapping=FLOPS)
+    living = LiveStorages("activations")
+    with _dropped_gradients(call.weights), living, counter, FusedKernels(kernels):
         outputs = tree_leaves(function(*call.arguments, **call.options))
         outputs = [x for x in outputs if isinstance(x, Tensor) and x.requires_grad]
         forward = counter.get_total_flops()
@@ -146,42 +144,8 @@ def _run(call: Call, recompute: Recompute, kernels: Kernels) -> Cost:
     )
 
 
-class _LiveStorages(TorchDispatchMode):
-    """Bytes of all storages that were made inside and still exist."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
-        self.known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, given: Any = (), options: Any = None
-    ) -> Any:
-        # What is not made here, like weights, may come out again as a view.
-        self._meet((given, options), made_here=False)
-        result = operation(*given, **(options or {}))
-        self._meet(result, made_here=True)
-        self.peak = max(self.peak, self.bytes)
-        return result
-
-    def _meet(self, values: object, *, made_here: bool) -> None:
-        for value in tree_leaves(values):
-            if not isinstance(value, Tensor):
-                continue
-            storage = value.untyped_storage()
-            key = storage._cdata
-            if key not in self.known:
-                size = storage.nbytes() if made_here else 0
-                self.bytes += size
-                self.known[key] = weakref.ref(storage, partial(self._free, key, size))
-
-    def _free(self, key: int, size: int, _: object) -> None:
-        self.bytes -= size
-        del self.known[key]
-
-
-class _FusedKernels(TorchFunctionMode):
-    """On the meta device torch would take the attention that writes all scores to memory."""
+class FusedKernels(TorchFunctionMode):
+    """Where tensors hold nothing, torch would take the attention that writes all scores."""
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
@@ -191,7 +155,7 @@ class _FusedKernels(TorchFunctionMode):
         self, function: Any, types: Any, given: Any = (), options: Any = None
     ) -> Any:
         options = options or {}
-        if given and isinstance(given[0], Tensor) and given[0].device.type == "meta":
+        if given and _is_empty(given[0]):
             if function is F.scaled_dot_product_attention:
                 return self._attend(*given, **options)
             if function is F.rms_norm and self.kernels == "gpu":
@@ -211,6 +175,10 @@ class _FusedKernels(TorchFunctionMode):
             q, k, v, 0.0, options.get("is_causal", False), attn_mask=mask
         )
         return attended
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, FakeTensor) or (isinstance(value, Tensor) and value.is_meta)
 
 
 class _FusedNorm(torch.autograd.Function):
@@ -242,7 +210,7 @@ def _convolution_backward_flops(gradient: Any, x: Any, weight: Any, *rest: Any, 
     return int(sum(wanted[:2]) * forward)
 
 
-_FLOPS: dict[Any, Callable[..., int]] = {
+FLOPS: dict[Any, Callable[..., int]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     _aten._scaled_dot_product_efficient_attention_backward: _attention_backward_flops,
     _aten.convolution_backward: _convolution_backward_flops,

@@ -4,11 +4,36 @@ A unit is a piece that runs, is gathered and is recomputed as one. The model's o
 its units are (`<model>/footprint.py`); nothing here knows a model.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
-from common.parallel.plan.counting import Call, Cost, Kernels, Recompute, count
+import torch
+from torch import nn
+
+from common.parallel.plan.counting import Call, Cost, Kernels, count
+from common.parallel.recompute import Recompute
+
+COMPUTED_IN = {"bf16": torch.bfloat16, "fp32": torch.float32}  # by a run's precision
+
+
+class Weight(NamedTuple):
+    """One parameter."""
+
+    shape: tuple[int, ...]
+    itemsize: int  # as stored
+    trained: bool
+
+    @property
+    def numel(self) -> int:
+        """Numbers of the whole."""
+        return math.prod(self.shape)
+
+    def held(self, ranks: int) -> int:
+        """Numbers on the first of so many ranks: shards are whole rows."""
+        return math.ceil(self.shape[0] / ranks) * math.prod(self.shape[1:])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,13 +42,36 @@ class Unit:
 
     name: str
     prepare: Callable[[int], Call]
-    parameters: int
-    trained: int
+    weights: tuple[Weight, ...]
 
     @property
-    def frozen(self) -> int:
-        """Parameters that get no gradient."""
-        return self.parameters - self.trained
+    def parameters(self) -> int:
+        """Numbers of all weights."""
+        return sum(weight.numel for weight in self.weights)
+
+    @property
+    def trained(self) -> int:
+        """Those that get a gradient."""
+        return sum(weight.numel for weight in self.weights if weight.trained)
+
+
+def weights_of(*modules: nn.Module) -> tuple[Weight, ...]:
+    """Every parameter of the modules once."""
+    return weights_among(p for module in modules for p in module.parameters())
+
+
+def largest_of(whole: Unit, blocks: Iterable[nn.Module]) -> int:
+    """Parameters of the largest block, or of what lies outside of blocks."""
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks]
+    return max(whole.parameters - sum(sizes), *sizes)
+
+
+def weights_among(parameters: Iterable[nn.Parameter]) -> tuple[Weight, ...]:
+    """Every parameter once."""
+    return tuple(
+        Weight(tuple(p.shape), p.itemsize, p.requires_grad)
+        for p in {id(p): p for p in parameters}.values()
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,23 +84,15 @@ class Tower:
 
     whole: Unit
     items_per_row: float
+    largest_unit: int  # parameters that are gathered at once
     block: Unit | None = None
     shown: int = 0
     depth: int = 0
-    recomputes: bool = True  # whether the model's code can recompute its blocks
 
     @property
     def name(self) -> str:
         """Of the component."""
         return self.whole.name
-
-    @property
-    def largest_unit(self) -> int:
-        """Parameters that are gathered at once."""
-        if self.block is None:
-            return self.whole.parameters
-        outside = self.whole.parameters - self.depth * self.block.parameters
-        return max(self.block.parameters, outside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +100,18 @@ class Footprint:
     """A model and what an update feeds it."""
 
     name: str
+    itemsize: int  # bytes of a number that is computed with
     rows: int  # of an update
     tokens_per_row: int
+    num_sources: int = 1  # that these rows come from, each in micro-batches of its own
     towers: tuple[Tower, ...]
     # In order, each with what belongs into its stage; none: a model of towers alone.
     layers: tuple[tuple[Unit, ...], ...] = ()
     embedding: Unit | None = None
     head: Unit | None = None  # final norm, output layer and loss
+    # Bytes of whole weights, as stored, that are there as long as any work is done.
+    root_bytes: int = 0
     hidden_dim: int = 0  # of what travels between stages
-    media_tokens_per_row: float = 0.0  # soft tokens that towers hand to the layers
     caption_share: float = 0.0  # rows of captions beside the rows of documents
     pairs_per_row: float = 0.0  # of the contrast
     pair_dim: int = 0
@@ -83,10 +126,9 @@ class Footprint:
         """Those that get a gradient."""
         return sum(unit.trained for unit in self._owners)
 
-    @property
-    def rows_through_layers(self) -> float:
-        """For each row of documents, its captions included."""
-        return 1 + self.caption_share
+    def caption_rows(self, rows: int) -> int:
+        """Rows that the captions of so many rows of documents fill, the last one with padding."""
+        return math.ceil(rows * self.caption_share)
 
     @property
     def _owners(self) -> list[Unit]:
@@ -107,7 +149,7 @@ def cost_of_tower(tower: Tower, items: int, recompute: Recompute, kernels: Kerne
     if tower.block is None:
         return whole
     plain = cost_of(tower.block, items, "none", kernels)
-    block = cost_of(tower.block, items, recompute if tower.recomputes else "none", kernels)
+    block = cost_of(tower.block, items, recompute, kernels)
     kept_outside = whole.kept_bytes - tower.shown * plain.kept_bytes
     kept = kept_outside + tower.depth * block.kept_bytes
     more = tower.depth - tower.shown

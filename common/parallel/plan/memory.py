@@ -1,11 +1,10 @@
 """Memory of a rank by kind, for every stage of the pipeline.
 
-Weights, gradients and Adam's moments are stored as float32 shards (frozen weights as bf16) and
-computed with in bf16. Under torch's pipelining a stage's whole bf16 weights and whole float32
-gradients live through the update, whatever `reshard_after_forward` says: it gathers once and
-reduces once. Towers run before and after the pipeline, so of their activations and the layers' the
-larger counts; without a pipeline both belong to one graph. Under 1F1B stage k of p holds p - k
-micro-batches.
+Weights, gradients and Adam's moments are stored as shards, as the model is built, and computed with
+in bf16; figures are of the first rank of each stage, whose shards are the largest. A pipeline cuts
+the layers; towers, embedding and head are shards over all its ranks. Towers run before and after
+the pipeline, so of their activations and the layers' the larger counts; without a pipeline both
+belong to one graph. Under 1F1B stage k of p holds p - k micro-batches.
 """
 
 import math
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 
 from common.parallel.plan.cluster import GIB, Layout
 from common.parallel.plan.footprint import Footprint, Tower, Unit, cost_of, cost_of_tower
+from common.parallel.plan.storages import REDUCED
 
 # CUDA's context, NCCL's buffers, kernels' workspaces and what fragmentation leaves unused.
 RESERVED_BYTES = 4 * GIB
-# Of these kinds, the larger counts: they are not alive at the same time.
 LAYER_ACTIVATIONS, TOWER_ACTIVATIONS = "activations of layers", "activations of towers"
+LOSS, WORKSPACE = "logits and loss", "workspace of a block"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,14 @@ class StageMemory:
 
     @property
     def at_the_peak(self) -> dict[str, float]:
-        """The kinds at the moment when most is held."""
-        if not self.exclusive:
-            return self.kinds
-        pair = (LAYER_ACTIVATIONS, TOWER_ACTIVATIONS)
-        return self.kinds | {min(pair, key=lambda kind: self.kinds[kind]): 0.0}
+        """The kinds at the moment when most is held: the loss is gone when blocks go backward."""
+        idle = self._smaller([LOSS], [WORKSPACE, REDUCED])
+        if self.exclusive:
+            idle = [*idle, *self._smaller([LAYER_ACTIVATIONS], [TOWER_ACTIVATIONS])]
+        return self.kinds | dict.fromkeys(idle, 0.0)
+
+    def _smaller(self, *groups: list[str]) -> list[str]:
+        return min(groups, key=lambda group: sum(self.kinds[kind] for kind in group))
 
     @property
     def total(self) -> float:
@@ -65,14 +68,15 @@ def memory_of_stages(
     ]
 
 
-def units_of_stage(footprint: Footprint, layers: range, stage: int, last: int) -> list[Unit]:
-    """What a stage owns, embedding and head included."""
-    units = [unit for layer in layers for unit in footprint.layers[layer]]
-    if stage == 0 and footprint.embedding is not None:
-        units.insert(0, footprint.embedding)
-    if stage == last and footprint.head is not None:
-        units.append(footprint.head)
-    return units
+def units_of_stage(footprint: Footprint, layers: range) -> list[Unit]:
+    """What a stage owns."""
+    return [unit for layer in layers for unit in footprint.layers[layer]]
+
+
+def units_of_all(footprint: Footprint) -> list[Unit]:
+    """What all stages hold together."""
+    ends = [unit for unit in (footprint.embedding, footprint.head) if unit is not None]
+    return [tower.whole for tower in footprint.towers] + ends
 
 
 def media_items(tower: Tower, rows: int) -> int:
@@ -83,11 +87,12 @@ def media_items(tower: Tower, rows: int) -> int:
 def _memory(
     footprint: Footprint, layout: Layout, stage: int, layers: range, num_stages: int
 ) -> StageMemory:
-    units = units_of_stage(footprint, layers, stage, num_stages - 1)
+    units = units_of_stage(footprint, layers)
     in_flight = min(num_stages - stage, layout.micro_batches(footprint.rows))
     kinds = _states(footprint, layout, units)
     kinds |= _gathered(footprint, layout, units)
-    kinds |= _activations(footprint, layout, units, in_flight=in_flight)
+    is_last = stage == num_stages - 1
+    kinds |= _activations(footprint, layout, units, in_flight=in_flight, is_last=is_last)
     kinds |= _exchanged(footprint, layout, is_first=stage == 0)
     return StageMemory(
         stage=stage,
@@ -100,78 +105,87 @@ def _memory(
 
 def _states(footprint: Footprint, layout: Layout, units: Sequence[Unit]) -> dict[str, float]:
     """What lives from update to update, and the gradients' shards."""
-    towers = [tower.whole for tower in footprint.towers]
-    trained = _share(units, layout.shard) + _share(towers, layout.tower_shard)
-    frozen = sum(u.frozen for u in units) / layout.shard
-    frozen += sum(u.frozen for u in towers) / layout.tower_shard
+    held = [(weight, layout.shard) for unit in units for weight in unit.weights]
+    everyone = [weight for unit in units_of_all(footprint) for weight in unit.weights]
+    held += [(weight, layout.tower_shard) for weight in everyone]
+    trained = sum(w.held(ranks) * w.itemsize for w, ranks in held if w.trained)
+    frozen = sum(w.held(ranks) * w.itemsize for w, ranks in held if not w.trained)
+    # The fused kernel counts its steps in a float32 for every parameter.
+    steps = 4 * sum(weight.trained for weight, _ in held)
     return {
-        "weights, fp32 shards": 4 * trained,
-        "frozen weights, bf16 shards": 2 * frozen,
-        "Adam moments": 8 * trained,
-        "gradients, fp32 shards": 4 * trained,
+        "weights, shards": float(trained),
+        "frozen weights, shards": float(frozen),
+        "Adam moments": float(2 * trained + steps),
+        "gradients, shards": float(trained),
     }
-
-
-def _share(units: Sequence[Unit], ranks: int) -> float:
-    return sum(unit.trained for unit in units) / ranks
 
 
 def _gathered(footprint: Footprint, layout: Layout, units: Sequence[Unit]) -> dict[str, float]:
     """Whole weights and gradients of what runs, and of what is fetched ahead."""
-    largest = max((unit.parameters for unit in units), default=0)
-    largest_trained = max((unit.trained for unit in units), default=0)
-    towers = max((tower.largest_unit for tower in footprint.towers), default=0)
-    stays = layout.pipeline > 1 or not layout.reshard_after_forward
-    weights = 2.0 * sum(unit.parameters for unit in units) if stays else 4.0 * largest
+    ends = [unit for unit in (footprint.embedding,) if unit is not None]
+    largest = max((unit.parameters for unit in [*units, *ends]), default=0)
+    trained = max((unit.trained for unit in [*units, *ends]), default=0)
+    towers = footprint.towers
+    largest = max([largest, *(tower.largest_unit for tower in towers)])
+    trained = max([trained, *(t.largest_unit for t in towers if t.whole.trained)])
+    size = float(footprint.itemsize)
+    weights = 2 * size * largest
+    if not layout.reshard_after_forward:
+        weights = size * sum(unit.parameters for unit in [*units, *units_of_all(footprint)])
     unreduced = 4.0 * sum(unit.trained for unit in units) if layout.keeps_unreduced else 0.0
-    if layout.reduce_once:
-        unreduced += 4.0 * sum(tower.whole.trained for tower in footprint.towers)
     return {
-        "weights gathered, bf16": weights + 4.0 * towers,
+        "weights gathered": weights + footprint.root_bytes,
         "gradients, unreduced fp32": unreduced,
-        # bf16 from the backward pass and the float32 that is sent.
-        "gradients on their way": 6.0 * max(largest_trained, towers),
+        # What the backward pass makes and the float32 that is sent.
+        REDUCED: (size + 4) * trained,
     }
 
 
 def _activations(
-    footprint: Footprint, layout: Layout, units: Sequence[Unit], *, in_flight: int
+    footprint: Footprint,
+    layout: Layout,
+    units: Sequence[Unit],
+    *,
+    in_flight: int,
+    is_last: bool,
 ) -> dict[str, float]:
-    rows, recompute = layout.micro_batch, layout.recompute
-    layers = [unit for unit in units if unit not in (footprint.embedding, footprint.head)]
-    costs = [cost_of(unit, rows, recompute) for unit in layers]
+    recompute = layout.recompute
+    rows = layout.micro_batch + footprint.caption_rows(layout.micro_batch)
+    costs = [cost_of(unit, rows, recompute) for unit in units]
     kept = float(in_flight * sum(cost.kept_bytes for cost in costs))
     work = max((cost.peak_bytes - cost.kept_bytes for cost in costs), default=0)
     loss = 0.0
-    if footprint.head is not None and footprint.head in units:
-        loss = float(cost_of(footprint.head, rows, "none").peak_bytes)
-    items = [(tower, media_items(tower, layout.encoded_rows)) for tower in footprint.towers]
+    if footprint.head is not None and is_last:
+        loss = float(cost_of(footprint.head, layout.micro_batch, "none").peak_bytes)
+    items = [(tower, media_items(tower, layout.micro_batch)) for tower in footprint.towers]
     counted = [cost_of_tower(tower, n, recompute) for tower, n in items if n]
     encoded = float(sum(cost.kept_bytes for cost in counted))
-    encoding = max((cost.peak_bytes - cost.kept_bytes for cost in counted), default=0)
+    encoding = [cost.peak_bytes - cost.kept_bytes for cost in counted if cost.kept_bytes]
+    # What is frozen has run before anything is kept.
+    before = [cost.peak_bytes - kept - encoded - loss for cost in counted if not cost.kept_bytes]
     return {
         LAYER_ACTIVATIONS: kept,
         TOWER_ACTIVATIONS: encoded,
         # One block at a time is made again and differentiated.
-        "workspace of a block": float(max(work, encoding)),
-        "logits and loss": loss,
+        WORKSPACE: float(max([work, *encoding, *before])),
+        LOSS: loss,
     }
 
 
 def _exchanged(footprint: Footprint, layout: Layout, *, is_first: bool) -> dict[str, float]:
-    """Soft tokens and their gradients, hidden states under way, vectors of the contrast."""
+    """Inputs of stages and their gradients, hidden states under way, vectors of the contrast."""
     rows, width = footprint.rows / layout.copies, footprint.hidden_dim
-    boundary = 2.0 * layout.micro_batch * footprint.tokens_per_row * width
-    media = 0.0
-    if layout.pipeline > 1:
-        media = 4.0 * rows * footprint.media_tokens_per_row * width
-        media = media if is_first else media / layout.pipeline
+    size = float(footprint.itemsize)
+    boundary = size * layout.micro_batch * footprint.tokens_per_row * width
+    # A rank starts its own rows; the first stage has those of its whole pipeline, too.
+    started = rows / layout.pipeline + (rows if is_first else 0.0)
+    inputs = 2 * size * started * footprint.tokens_per_row * width if layout.pipeline > 1 else 0.0
     pairs = footprint.rows * footprint.pairs_per_row
     own = rows / layout.pipeline * footprint.pairs_per_row
     vectors = 16.0 * pairs * footprint.pair_dim  # both sides and their gradients, float32
     similarities = 16.0 * own * pairs if footprint.pair_dim else 0.0
     return {
         "pipeline buffers": 4.0 * boundary if layout.pipeline > 1 else 0.0,
-        "soft tokens": media,
+        "inputs of the first stage": inputs,
         "contrastive vectors": vectors + similarities,
     }

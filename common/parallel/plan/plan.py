@@ -7,12 +7,12 @@ from itertools import groupby, product
 
 from common.errors import UserError
 from common.parallel.plan.cluster import GIB, Layout
-from common.parallel.plan.counting import RECOMPUTE
 from common.parallel.plan.footprint import Footprint
 from common.parallel.plan.memory import StageMemory, memory_of_stages
 from common.parallel.plan.stages import balanced_stages
 from common.parallel.plan.throughput import Pace, pace, stage_costs
 from common.parallel.plan.traffic import Traffic, traffic
+from common.parallel.recompute import RECOMPUTE
 
 PIPELINES = (1, 2, 4, 8, 16)
 
@@ -56,7 +56,7 @@ def make_plan(footprint: Footprint, layout: Layout, *, efficiency: float) -> Pla
         raise UserError(f"efficiency is a share of the peak in 0..1, not {efficiency}")
     if layout.pipeline > 1 and not footprint.layers:
         raise UserError(f"{footprint.name} has no layers that a pipeline could cut; use pipeline 1")
-    costs = stage_costs(footprint, layout.recompute)
+    costs = stage_costs(footprint, layout)
     stages = balanced_stages(costs, layout.pipeline) if costs else [range(0)]
     return Plan(
         layout=layout,
@@ -107,8 +107,8 @@ def _neighbours(layout: Layout) -> Iterator[Layout]:
             shard=layout.gpus // ranks,
             micro_batch=micro_batch,
             recompute=recompute,
-            # Without a pipeline, keeping all weights gathered is never the way to save memory.
-            reshard_after_forward=pipeline == 1 or layout.reshard_after_forward,
+            # Keeping all weights gathered is never the way to save memory.
+            reshard_after_forward=True,
         )
         if other != layout:
             yield other

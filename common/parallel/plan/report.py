@@ -8,9 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from common.parallel.dry_run import BACKWARD, FORWARD, GRADIENTS, OPTIMIZER, WEIGHTS, Rehearsal
 from common.parallel.plan.cluster import GIB, Layout
 from common.parallel.plan.footprint import Footprint
+from common.parallel.plan.memory import LAYER_ACTIVATIONS, LOSS, TOWER_ACTIVATIONS, WORKSPACE
 from common.parallel.plan.plan import Plan
+from common.parallel.plan.storages import GATHERED, REDUCED
 from common.parallel.plan.throughput import work_per_row
 
 
@@ -24,13 +27,11 @@ def tables(footprint: Footprint, plan: Plan, *, tokens: float) -> Iterator[Table
 
 def settings(layout: Layout) -> str:
     """A layout as options of the script."""
-    words = (
+    return (
         f"--pipeline {layout.pipeline} --replicate {layout.replicate} --shard {layout.shard} "
-        f"--micro-batch {layout.micro_batch} --recompute {layout.recompute}"
+        f"--micro-batch {layout.micro_batch} --recompute {layout.recompute} "
+        f"--reshard-after-forward {layout.reshard_after_forward}"
     )
-    if layout.pipeline > 1:
-        words += f" --tower-rows {layout.tower_rows}"
-    return words + " --reshard-after-forward" * layout.reshard_after_forward
 
 
 def as_json(
@@ -42,7 +43,7 @@ def as_json(
     contradictions: list[str],
 ) -> dict[str, object]:
     """All figures, in bytes, seconds and operations."""
-    work = work_per_row(footprint, plan.layout.recompute)
+    work = work_per_row(footprint, plan.layout)
     return {
         "model": footprint.name,
         "rows": footprint.rows,
@@ -86,10 +87,66 @@ def parameters_of_components(footprint: Footprint) -> dict[str, dict[str, int]]:
 
 def work_per_item(footprint: Footprint, plan: Plan) -> dict[str, float]:
     """Useful operations per image or clip of a tower, per token of all else."""
-    table = work_per_row(footprint, plan.layout.recompute)
+    table = work_per_row(footprint, plan.layout)
     items = {tower.name: tower.items_per_row for tower in footprint.towers}
     tokens = footprint.tokens_per_row
     return {name: work.useful / (items.get(name, tokens) or 1) for name, work in table.items()}
+
+
+MIB = 2**20
+# Kinds of a dry run, and what is planned for them. How much the forward pass still keeps, and how
+# much the backward pass has made, depends on the moment of the peak.
+_PLANNED = {
+    (WEIGHTS,): ("weights, shards", "frozen weights, shards"),
+    (OPTIMIZER,): ("Adam moments",),
+    (GRADIENTS,): ("gradients, shards",),
+    (GATHERED,): ("weights gathered",),
+    (REDUCED,): ("gradients, unreduced fp32", REDUCED),
+    (FORWARD, BACKWARD): (
+        LAYER_ACTIVATIONS,
+        TOWER_ACTIVATIONS,
+        WORKSPACE,
+        LOSS,
+        "contrastive vectors",
+    ),
+}
+
+
+def beside_dry_run(
+    footprint: Footprint, plan: Plan, rehearsal: Rehearsal, *, rank: int = 0
+) -> Table:
+    """A plan, and what a dry run found on a rank."""
+    weights, layout = rehearsal.weights, plan.layout
+    memory = plan.memory[rank * layout.pipeline // layout.gpus]
+    caption = (
+        f"{weights.tensors:,} parameters, {weights.sharded:,} of them shards: "
+        f"{weights.numbers_here:,} of {weights.numbers:,} numbers on rank {rank}; "
+        f"{rehearsal.seconds:.0f} s"
+    )
+    table = Table(
+        f"MiB on rank {rank}",
+        "plan",
+        "dry run",
+        title=f"Dry run, {layout.gpus} ranks, {settings(layout)}",
+        caption=caption,
+    )
+    for kinds, planned in _PLANNED.items():
+        expected = sum(memory.at_the_peak[kind] for kind in planned)
+        found = sum(rehearsal.peak.get(kind, 0) for kind in kinds)
+        table.add_row(" and ".join(kinds), f"{expected / MIB:,.2f}", f"{found / MIB:,.2f}")
+    expected = memory.total - memory.kinds["reserved"]
+    table.add_section()
+    table.add_row("at the peak", f"{expected / MIB:,.2f}", f"{rehearsal.peak_bytes / MIB:,.2f}")
+    if layout.pipeline > 1:  # a rank's part of several micro-batches
+        table.add_row("TFLOP of the rank", "", f"{rehearsal.flops / 1e12:,.4f}")
+        return table
+    work = sum(part.hardware for part in work_per_row(footprint, layout).values())
+    table.add_row(
+        "TFLOP of a micro-batch",
+        f"{work * layout.micro_batch / 1e12:,.4f}",
+        f"{rehearsal.flops / 1e12:,.4f}",
+    )
+    return table
 
 
 def draw_memory(plan: Plan, file: Path, *, title: str) -> None:
@@ -130,7 +187,7 @@ def _components(footprint: Footprint, plan: Plan) -> Table:
         title=f"{footprint.name}: {footprint.rows:,} rows of {footprint.tokens_per_row:,} tokens",
         caption="an item is an image, a clip, or else a token; 'with all' adds what is repeated",
     )
-    work = work_per_row(footprint, plan.layout.recompute)
+    work = work_per_row(footprint, plan.layout)
     per_item = work_per_item(footprint, plan)
     for name, counts in parameters_of_components(footprint).items():
         figures = ["", "", ""]

@@ -5,15 +5,15 @@
 
 Useful work is 6 N per token through N trained parameters, 4 N through frozen ones that gradients
 cross and 2 N where none cross, attention on top: as counted, not as a formula. `efficiency` is the
-share of its peak that a GPU reaches while it has work; waiting for the pipeline comes on top. Rows
-of captions are read twice, once to make the vectors that are contrasted; so are all media.
+share of its peak that a GPU reaches while it has work; waiting for the pipeline comes on top. With
+several micro-batches rows of captions are read twice, once to make the vectors that are contrasted,
+and so are all media; the captions of a micro-batch fill whole rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.parallel.plan.cluster import Layout
-from common.parallel.plan.counting import Recompute
 from common.parallel.plan.footprint import Footprint, Unit, cost_of, cost_of_tower
 
 
@@ -45,12 +45,12 @@ class Pace:
         return self.days(tokens, layout) * 24 * layout.gpus
 
 
-def work_per_row(footprint: Footprint, recompute: Recompute) -> dict[str, Work]:
+def work_per_row(footprint: Footprint, layout: Layout) -> dict[str, Work]:
     """By component: towers, layers, head."""
     table: dict[str, Work] = {}
     for tower in footprint.towers:
-        cost = cost_of_tower(tower, 1, recompute)
-        first_pass = cost.forward_flops if footprint.pairs_per_row else 0
+        cost = cost_of_tower(tower, 1, layout.recompute)
+        first_pass = cost.forward_flops * _extra_passes(footprint, layout)
         table[tower.name] = Work(
             useful=cost.useful_flops * tower.items_per_row,
             hardware=(cost.hardware_flops + first_pass) * tower.items_per_row,
@@ -58,7 +58,7 @@ def work_per_row(footprint: Footprint, recompute: Recompute) -> dict[str, Work]:
     for layer in footprint.layers:
         for unit in layer:
             before = table.get(unit.name, Work(useful=0.0, hardware=0.0))
-            one = _layer_work(footprint, unit, recompute)
+            one = _layer_work(footprint, unit, layout)
             table[unit.name] = Work(
                 useful=before.useful + one.useful, hardware=before.hardware + one.hardware
             )
@@ -70,10 +70,17 @@ def work_per_row(footprint: Footprint, recompute: Recompute) -> dict[str, Work]:
     return table
 
 
-def stage_costs(footprint: Footprint, recompute: Recompute) -> list[float]:
+def useful_flops_per_token(footprint: Footprint) -> float:
+    """However it is laid out."""
+    layout = Layout(gpus=1, gpu="a100-80gb", shard=1)
+    useful = sum(part.useful for part in work_per_row(footprint, layout).values())
+    return useful / footprint.tokens_per_row
+
+
+def stage_costs(footprint: Footprint, layout: Layout) -> list[float]:
     """Work of every layer on a row, the head's added to the last: what a balance is made of."""
     costs = [
-        sum(_layer_work(footprint, unit, recompute).hardware for unit in layer)
+        sum(_layer_work(footprint, unit, layout).hardware for unit in layer)
         for layer in footprint.layers
     ]
     if costs and footprint.head is not None:
@@ -85,10 +92,10 @@ def pace(
     footprint: Footprint, layout: Layout, stages: Sequence[range], *, efficiency: float
 ) -> Pace:
     """Of a 1F1B pipeline, or of plain sharding with one stage."""
-    work = work_per_row(footprint, layout.recompute)
+    work = work_per_row(footprint, layout)
     useful = sum(part.useful for part in work.values()) * footprint.rows
     hardware = sum(part.hardware for part in work.values()) * footprint.rows
-    costs = stage_costs(footprint, layout.recompute)
+    costs = stage_costs(footprint, layout)
     loads = [sum(costs[layer] for layer in layers) for layers in stages]
     number, num_stages = layout.micro_batches(footprint.rows), len(stages)
     slots = number + num_stages - 1
@@ -119,10 +126,16 @@ def bubbles(stages: int, micro_batches: int) -> dict[str, float]:
     }
 
 
-def _layer_work(footprint: Footprint, unit: Unit, recompute: Recompute) -> Work:
-    cost = cost_of(unit, 1, recompute)
-    rows, captions = footprint.rows_through_layers, footprint.caption_share
+def _layer_work(footprint: Footprint, unit: Unit, layout: Layout) -> Work:
+    cost = cost_of(unit, 1, layout.recompute)
+    captions = footprint.caption_rows(layout.micro_batch) / layout.micro_batch
+    first_pass = cost.forward_flops * captions * _extra_passes(footprint, layout)
     return Work(
-        useful=cost.useful_flops * rows,
-        hardware=cost.hardware_flops * rows + cost.forward_flops * captions,
+        useful=cost.useful_flops * (1 + footprint.caption_share),
+        hardware=cost.hardware_flops * (1 + captions) + first_pass,
     )
+
+
+def _extra_passes(footprint: Footprint, layout: Layout) -> int:
+    """Forward passes beside that of training."""
+    return int(bool(footprint.pairs_per_row) and layout.micro_batches(footprint.rows) > 1)
