@@ -82,7 +82,7 @@ def flare_13b() -> FlareRun:
         schedule=ScheduleConfig(warmup_steps=10_000, kind="cosine", final_fraction=0.1),
         checkpoint=CheckpointConfig(every_steps=500, keep=3),
         steps=1_000_000,
-        num_micro_batches=16,  # of 2 rows on each rank, 64 in each pipeline
+        num_micro_batches=8,  # of 4 rows on each rank, 32 in each pipeline
         precision="bf16",
         parallel=ParallelConfig(
             pipeline=4, shard=-1, schedule="Interleaved1F1B", reshard_after_forward=False

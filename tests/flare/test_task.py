@@ -139,7 +139,7 @@ def test_a_document_learns_nothing_from_its_neighbour_in_the_row() -> None:
             model.encode_audio(batch.waveforms, batch.audio_lengths),
         )
         return decode(
-        model,
+            model,
             batch.input_ids,
             images=media[0].tokens,
             audio=media[1].tokens,
