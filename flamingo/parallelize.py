@@ -1,9 +1,8 @@
 """How a Flamingo and the models of its earlier stages are divided over ranks.
 
 A unit is gathered when it runs and freed behind it: of the frozen language model no rank ever holds
-more than a layer or two. Frozen units have no gradient and no optimizer state, and nothing of them
-is reduced. Activations are recomputed by the model itself (`FlamingoTaskConfig.recompute`). The
-rows of the new tokens stay with the root, for they are read from inside other modules.
+more than a layer or two, and nothing of it is reduced. The model recomputes its activations itself.
+The rows of the new tokens stay with the root, for they are read from inside other modules.
 """
 
 from collections.abc import Iterable

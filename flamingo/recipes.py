@@ -1,7 +1,6 @@
 """Reproducible claims: each recipe is a function that returns a complete run.
 
-The published system trains in three stages: the vision encoder by contrast, the language model on
-text, then Flamingo on both, frozen. Stages hand their `model` folder to the next one.
+Three stages: the vision encoder by contrast, the language model on text, Flamingo on both, frozen.
 """
 
 from collections.abc import Callable
@@ -175,8 +174,7 @@ def flamingo_9b() -> FlamingoRun:
     """
     run = flamingo_80b()
     task = replace(run.task, model="flamingo_9b")
-    parallel = ParallelConfig(shard=8)
-    return replace(run, task=task, parallel=parallel, num_micro_batches=4)
+    return replace(run, task=task, parallel=ParallelConfig(shard=8), num_micro_batches=4)
 
 
 def flamingo_3b() -> FlamingoRun:
@@ -186,8 +184,7 @@ def flamingo_3b() -> FlamingoRun:
     """
     run = flamingo_80b()
     task = replace(run.task, model="flamingo_3b")
-    parallel = ParallelConfig(shard=8)
-    return replace(run, task=task, parallel=parallel, num_micro_batches=32)
+    return replace(run, task=task, parallel=ParallelConfig(shard=8), num_micro_batches=32)
 
 
 def _web_sources(*, documents: int, pairs: int) -> tuple[SourceConfig, ...]:

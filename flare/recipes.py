@@ -106,8 +106,7 @@ def flare_1b() -> FlareRun:
         batch_size=512,
         vision_encoder=Path("weights/vit_base_patch16_clip_224.laion2b.safetensors"),
     )
-    parallel = ParallelConfig(shard=-1)
-    return replace(run, task=task, steps=100_000, num_micro_batches=8, parallel=parallel)
+    return replace(run, task=task, steps=100_000, parallel=ParallelConfig(shard=-1))
 
 
 RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
