@@ -3,6 +3,7 @@
     python scripts/benchmark.py media-attention
     python scripts/benchmark.py loss --json
     python scripts/benchmark.py data
+    python scripts/benchmark.py training
 
 A suite is a module of `scripts/benchmarks` that says what it measures.
 """
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = ("media-attention", "loss", "data")
+SUITES = ("media-attention", "loss", "data", "training")
 
 
 def main() -> int:

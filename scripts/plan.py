@@ -201,15 +201,8 @@ def _rehearse(
     several = layout.micro_batches(footprint.rows) > 1
     if layout.pipeline > 1:
         return _rehearse_pipeline(options, run, layout, task, part)
-    play = Play(
-        build=task.build_model,
-        units=task.parallelize if isinstance(task, Divisible) else None,
-        optimizer=lambda model: build_optimizer(model, task.parameter_groups(model), run.optimizer),
-        loss=partial(_loss, task, part, num_ranks=layout.gpus, several=several),
-        step=partial(_step, max_norm=run.optimizer.clip_norm),
-    )
     return rehearse(
-        play,
+        play_of(task, run, part, num_ranks=layout.gpus, several=several),
         config=ParallelConfig(
             shard=layout.shard,
             replicate=layout.replicate,
@@ -218,6 +211,24 @@ def _rehearse(
         num_ranks=layout.gpus,
         compute_dtype=torch.bfloat16 if run.precision == "bf16" else None,
         accumulates=several,
+    )
+
+
+def play_of(
+    task: Task[Any, Any],
+    run: RunConfig[Any],
+    part: MicroBatch[Any],
+    *,
+    num_ranks: int,
+    several: bool,
+) -> Play:
+    """A micro-batch, one of several or the only one, and the step behind it."""
+    return Play(
+        build=task.build_model,
+        units=task.parallelize if isinstance(task, Divisible) else None,
+        optimizer=lambda model: build_optimizer(model, task.parameter_groups(model), run.optimizer),
+        loss=partial(_loss, task, part, num_ranks=num_ranks, several=several),
+        step=partial(_step, max_norm=run.optimizer.clip_norm),
     )
 
 

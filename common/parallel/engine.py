@@ -136,8 +136,6 @@ class Sharded(Generic[ModelT]):
         accelerator: Accelerator,
     ) -> None:
         refuse_old_torch(OLDEST_TORCH)
-        # Nothing in the models changes the output of a unit in place, which alone would be wrong.
-        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
         self.build, self.accelerator = build, accelerator
         self.reshard_after_forward = config.reshard_after_forward
         sizes = config.sizes(accelerator.num_processes)
@@ -193,6 +191,8 @@ def build_divided(
     device: torch.device,
 ) -> WrappedModel[ModelT]:
     """The model in its wrapper, which is the root of the sharding."""
+    # Nothing in the models changes the output of a unit in place, which alone would be wrong.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
     def divide(wrapped: WrappedModel[ModelT]) -> None:
         if units is not None:

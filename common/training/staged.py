@@ -185,7 +185,7 @@ class StagedUpdate(Generic[ModelT, TextBatchT]):
         inputs = self._inputs(captions, parts, whole=False)
         outputs = self.pipeline.forward(inputs, self._works(parts, model, whole=False))
         vectors = []
-        for part, x in zip(parts, outputs, strict=False):  # on the last stage's rank
+        for part, x in zip(parts, outputs, strict=False):  # nothing but on the last stage's rank
             batch = part.batch.captions()
             with self.pipeline.computing():
                 done = self.task.finish(model, part.source, batch, x[: len(batch)])
