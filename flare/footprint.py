@@ -30,6 +30,7 @@ from flare.data import FlareBatch, collate
 from flare.decoder import hybrid_mask, positions_in_documents
 from flare.encoding import AUDIO_TEXT, IMAGE_TEXT, Caption, DocumentEncoder, FlareExample
 from flare.model import FlareForConditionalGeneration
+from flare.projector import Projector
 from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig
 
@@ -171,18 +172,11 @@ class _Pieces:
         # Blocks behind the one that is read hold parameters and do nothing.
         depth = len(vit.blocks) if read is None else read % len(vit.blocks) + 1
         first = _with_blocks(first, pixels, encoder.model.blocks[0], shown=1, depth=depth)
-        parts = [self.full.vision_projector, self.full.image_vector]
         features = self._features(num_features, encoder.dim)
         run = _projection(self.short.vision_projector, self.short.image_vector, features)
-        blocks = self.full.vision_projector.blocks
-        second = _tower("vision projector", parts, blocks, run, images)
-        return first, _with_blocks(
-            second,
-            run,
-            self.short.vision_projector.blocks[0],
-            shown=1,
-            depth=len(blocks),
-        )
+        parts = (self.full.vision_projector, self.full.image_vector)
+        block = self.short.vision_projector.blocks[0]
+        return first, _projector_tower("vision projector", *parts, block, run, items=images)
 
     def audio(self, clips: float, samples: int) -> tuple[Tower, Tower]:
         """As `vision`."""
@@ -195,18 +189,11 @@ class _Pieces:
         layers, own = encoder.encoder.layers, self.full.audio_encoder.encoder.layers
         first = _tower("audio encoder", [self.full.audio_encoder], own, waveforms, clips)
         first = _with_blocks(first, waveforms, layers[-1], shown=len(layers), depth=len(own))
-        parts = [self.full.audio_projector, self.full.audio_vector]
         features = self._features(encoder.num_frames(samples), encoder.dim)
         run = _projection(self.short.audio_projector, self.short.audio_vector, features)
-        blocks = self.full.audio_projector.blocks
-        second = _tower("audio projector", parts, blocks, run, clips)
-        return first, _with_blocks(
-            second,
-            run,
-            self.short.audio_projector.blocks[0],
-            shown=1,
-            depth=len(blocks),
-        )
+        parts = (self.full.audio_projector, self.full.audio_vector)
+        block = self.short.audio_projector.blocks[0]
+        return first, _projector_tower("audio projector", *parts, block, run, items=clips)
 
     def decoder_block(self) -> Unit:
         """Any of the decoder's equal blocks."""
@@ -308,6 +295,20 @@ def _tower(
 ) -> Tower:
     whole = Unit(name=name, prepare=prepare, weights=weights_of(*parts))
     return Tower(whole=whole, items_per_row=items, largest_unit=largest_of(whole, blocks))
+
+
+def _projector_tower(
+    name: str,
+    projector: Projector,
+    vector: nn.Module,
+    block: nn.Module,
+    prepare: Callable[[int], Call],
+    *,
+    items: float,
+) -> Tower:
+    """`block` is any of the projector's, as `prepare` runs it."""
+    tower = _tower(name, [projector, vector], projector.blocks, prepare, items)
+    return _with_blocks(tower, prepare, block, shown=1, depth=len(projector.blocks))
 
 
 def _with_blocks(

@@ -122,7 +122,8 @@ def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
     Raises:
         UserError: schedule and recomputation exclude each other.
     """
-    if run.parallel.schedule in ZERO_BUBBLE and run.task.recompute == "selective":
+    splits_backward = run.parallel.pipeline > 1 and run.parallel.schedule in ZERO_BUBBLE
+    if splits_backward and run.task.recompute == "selective":
         raise UserError(
             f"parallel.schedule={run.parallel.schedule} goes back through a block twice, which "
             "task.recompute=selective forbids; use task.recompute=full or none, or Interleaved1F1B"

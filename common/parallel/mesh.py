@@ -28,11 +28,6 @@ class Sizes(NamedTuple):
     replicate: int
     shard: int
 
-    @property
-    def data(self) -> int:
-        """Ranks that hold the same part of the model, whole or in shards."""
-        return self.replicate * self.shard
-
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:

@@ -83,7 +83,6 @@ class Pipeline:
         self.ranks = PipelineRanks(mesh, device=device)
         self.num_stages = self.ranks.number * config.stages_per_rank
         self.stages: dict[int, Stage] = {}
-        self.ranges: list[range] = []
         self._last_schedule: tuple[object, Schedule | None] = (None, None)
 
     def cut(
@@ -95,8 +94,7 @@ class Pipeline:
         """
         costs = [float(_num_parameters(block)) for block in blocks]
         tail = float(sum(_num_parameters(module) for module in behind))
-        self.ranges = _balanced(costs, tail, self.num_stages)
-        for number, blocks_of_stage in enumerate(self.ranges):
+        for number, blocks_of_stage in enumerate(_balanced(costs, tail, self.num_stages)):
             if self.owner(number) != self.ranks.own:
                 for index in blocks_of_stage:
                     blocks[index] = Absent()

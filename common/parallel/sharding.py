@@ -6,7 +6,7 @@ divided by counts over all ranks already. In bf16 the parameters of a unit trave
 bf16, gradients meet in float32; the root's stay as stored, and so do the shards of all.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -106,27 +106,6 @@ def by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
         mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
         groups.setdefault(mesh, []).append(parameter)
     return [*groups.values()]
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """True where parameters are shards."""
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-class Gathered(Mapping[str, Tensor]):
-    """Tensors of a model that may be sharded, each gathered when all ranks look at it."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        return whole(self.tensors[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
 
 def whole_on_main(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

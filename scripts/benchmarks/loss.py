@@ -4,9 +4,9 @@ backward, float32, two threads: by chunks, and through all logits at once."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from common.objectives.language import linear_next_token_loss
+from scripts.benchmarks.memory import peak_bytes
 from scripts.benchmarks.timing import Row, Run, alternating, ratio
 
 POSITIONS, VOCABULARY, WIDTH = 2048, 65_536, 512
@@ -39,7 +39,7 @@ def figures() -> list[Row]:
         ("by chunks", POSITIONS, by_chunks),
         ("by chunks, 15 %", MASKED_POSITIONS, lambda: by_chunks(MASKED_POSITIONS)),
     ]
-    memory = [_peak_bytes(run) - 4 * weight.numel() for _, _, run in ways]
+    memory = [peak_bytes(run) - 4 * weight.numel() for _, _, run in ways]
     times = alternating([run for _, _, run in ways], repeats=REPEATS)
     return [
         {
@@ -52,17 +52,3 @@ def figures() -> list[Row]:
         }
         for i, (name, positions, _) in enumerate(ways)
     ]
-
-
-def _peak_bytes(run: Run) -> int:
-    """The most bytes of tensors alive at once, from every allocation the profiler has recorded."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        run()
-    assert record.profiler is not None
-    assert record.profiler.kineto_results is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
