@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from common.data.feed import Supply
-from common.encoders.vision import VisionEncoder
 from common.objectives.language import next_token_loss
 from common.parallel.plan.counting import Call, captured, fresh
 from common.parallel.plan.footprint import (
@@ -27,7 +26,6 @@ from common.parallel.plan.footprint import (
     weights_among,
     weights_of,
 )
-from common.parallel.recompute import Recompute
 from common.training.loader import MicroBatch
 from common.training.run import RunConfig
 from common.training.task import Batch, Task
@@ -59,7 +57,7 @@ def footprint(
 
 
 def rehearsed(
-    run: RunConfig[Any], *, rows: int, recompute: Recompute, images_per_row: int | None = None
+    run: RunConfig[Any], *, rows: int, images_per_row: int | None = None
 ) -> tuple[Task[Any, Any], MicroBatch[Any]]:
     """The task of a run, and a micro-batch of the sizes that are planned."""
     config = run.task
@@ -79,7 +77,7 @@ def rehearsed(
             caption_ids=torch.arange(rows),
         )
         return ContrastiveTask(config), _part("pairs", pairs)
-    task = FlamingoTask(replace(_without_files(config), recompute=recompute))
+    task = FlamingoTask(_without_files(config))
     size, images = config.image_size or size, images_per_row or config.max_images
     documents = FlamingoBatch(
         keys=keys,
@@ -186,7 +184,7 @@ def _contrastive(task: ContrastiveConfig, dtype: torch.dtype) -> Footprint:
         rows=task.batch_size,
         tokens_per_row=task.max_tokens + model.vision.num_tokens,
         towers=(
-            _tower(pictures, _vision_blocks(full.vision), 1.0),
+            _tower(pictures, full.vision.blocks, 1.0),
             _tower(words, full.text.blocks, 1.0),
         ),
         root_bytes=sum(map(_bytes, beside[1:])),
@@ -206,7 +204,7 @@ def _vision(
         return _call(encoder, pixels, owner=encoder)
 
     whole = _unit("vision encoder", full.vision_encoder, prepare)
-    return _tower(whole, _vision_blocks(full.vision_encoder), float(images))
+    return _tower(whole, full.vision_encoder.blocks, float(images))
 
 
 def _resampler(
@@ -288,13 +286,6 @@ def _shortened(config: FlamingoConfig) -> FlamingoConfig:
     config = deepcopy(config)
     config.text_config.num_hidden_layers = config.resampler_layers = 1
     return config
-
-
-def _vision_blocks(encoder: VisionEncoder) -> Iterable[nn.Module]:
-    """The units of its sharding."""
-    if hasattr(encoder.model, "blocks"):
-        return cast(Iterable[nn.Module], encoder.model.blocks)
-    return (block for stage in encoder.model.stages for block in stage.children())
 
 
 def _tower(whole: Unit, blocks: Iterable[nn.Module], items: float) -> Tower:

@@ -5,14 +5,14 @@ in a minute, on CPython's documentation and on the words of the generated docume
 left out), so that it can continue a list of answers before it has ever seen a picture.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,7 +29,7 @@ from common.objectives.language import IGNORED, next_token_loss
 from common.parallel.sharding import Sharding
 from common.training.task import Computed, ParameterGroup
 from flamingo.corpora import Generated, embedded_tokenizer, generated
-from flamingo.language_model import build_language_model
+from flamingo.language_model import build_language_model, decoder_layers
 from flamingo.parallelize import parallelize_language_model
 from flamingo.presets import PRESETS
 
@@ -128,6 +128,10 @@ class LanguageTask:
     def build_model(self) -> PreTrainedModel:
         """A language model with random weights."""
         return build_language_model(PRESETS[self.config.model]().text_config)
+
+    def blocks(self, model: PreTrainedModel) -> Iterator[nn.Module]:
+        """The layers."""
+        yield from decoder_layers(model)
 
     def parallelize(self, model: PreTrainedModel, sharding: Sharding) -> None:
         """Layer by layer."""

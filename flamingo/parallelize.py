@@ -1,14 +1,10 @@
 """How a Flamingo and the models of its earlier stages are divided over ranks.
 
 A unit is gathered when it runs and freed behind it: of the frozen language model no rank ever holds
-more than a layer or two, and nothing of it is reduced. The model recomputes its activations itself.
-The rows of the new tokens stay with the root, for they are read from inside other modules.
+more than a layer or two, and nothing of it is reduced. The rows of the new tokens stay with the
+root, for they are read from inside other modules.
 """
 
-from collections.abc import Iterable
-from typing import cast
-
-from torch import nn
 from transformers import PreTrainedModel
 
 from common.encoders.text import TextEncoder
@@ -40,15 +36,8 @@ def parallelize_language_model(model: PreTrainedModel, sharding: Sharding) -> No
 
 
 def _vision_encoder(encoder: VisionEncoder, sharding: Sharding) -> None:
-    sharding.units(_vision_blocks(encoder))
+    sharding.units(encoder.blocks)
     sharding.unit(encoder)
-
-
-def _vision_blocks(encoder: VisionEncoder) -> Iterable[nn.Module]:
-    """timm's transformers have blocks, its convolutional networks stages of blocks."""
-    if hasattr(encoder.model, "blocks"):
-        return cast(Iterable[nn.Module], encoder.model.blocks)
-    return (block for stage in encoder.model.stages for block in stage.children())
 
 
 def _language_model(model: PreTrainedModel, sharding: Sharding) -> None:

@@ -4,7 +4,7 @@ Next-token loss on interleaved documents and on pairs, each data set with its ow
 update. Trained are the gated cross-attention, the resampler and the two new tokens' rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,7 +28,6 @@ from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
-from common.parallel.recompute import Recompute, recompute_blocks
 from common.parallel.sharding import Sharding, whole
 from common.training.task import Computed, ParameterGroup
 from flamingo import corpora
@@ -96,9 +95,6 @@ class FlamingoTaskConfig:
     max_images: int = 8
     # Image side in pixels; None: the preset's.
     image_size: int | None = None
-    # What the layers of resampler, gated blocks and language model make again in the backward pass:
-    # nothing, cheap operations and every second matrix product, or everything.
-    recompute: Recompute = "none"
     # Updates at the start of training during which images are cropped and jittered at random.
     augment_steps: int = 0
     # Strength of the augmentation.
@@ -127,10 +123,13 @@ class FlamingoTask:
             language_model=self._language_model().to(self._frozen_dtype),
             vision_encoder=self._vision_encoder().to(self._frozen_dtype),
         )
-        layers = decoder_layers(model.language_model)
-        blocks = (*model.resampler.layers, *model.gated_blocks, *layers)
-        recompute_blocks(blocks, self.config.recompute)
         return model
+
+    def blocks(self, model: FlamingoForConditionalGeneration) -> Iterator[nn.Module]:
+        """Of all parts that gradients cross."""
+        yield from model.resampler.layers
+        yield from model.gated_blocks
+        yield from decoder_layers(model.language_model)
 
     def parallelize(self, model: FlamingoForConditionalGeneration, sharding: Sharding) -> None:
         """Block by block."""

@@ -7,7 +7,7 @@ micro-batches.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -151,6 +151,11 @@ class ContrastiveTask:
         vision = self._build_encoder()
         _set_residual_gain(vision, self.config.residual_gain)
         return ContrastiveModel(vision=vision, text=text, embedding_dim=self.config.embedding_dim)
+
+    def blocks(self, model: ContrastiveModel) -> Iterator[nn.Module]:
+        """Of both towers."""
+        yield from model.vision.blocks
+        yield from model.text.blocks
 
     def parallelize(self, model: ContrastiveModel, sharding: Sharding) -> None:
         """Block by block."""

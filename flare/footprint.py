@@ -22,7 +22,6 @@ from common.parallel.plan.footprint import (
     weights_among,
     weights_of,
 )
-from common.parallel.recompute import Recompute
 from common.training.loader import MicroBatch
 from common.training.run import RunConfig
 from flare.config import FlareConfig
@@ -89,15 +88,12 @@ def rehearsed(
     run: RunConfig[FlareTaskConfig],
     *,
     rows: int,
-    recompute: Recompute,
     images_per_row: int = 1,
     clips_per_row: int = 1,
     seconds: float | None = None,
 ) -> tuple[FlareTask, MicroBatch[FlareBatch]]:
     """The task of a run without its files, and a micro-batch of the sizes that are planned."""
-    config = replace(
-        run.task, tokenizer=None, vision_encoder=None, audio_encoder=None, recompute=recompute
-    )
+    config = replace(run.task, tokenizer=None, vision_encoder=None, audio_encoder=None)
     task = FlareTask(config, steps=run.steps)
     samples = round((seconds or config.max_seconds) * SAMPLE_RATE_HZ)
     size = task.model_config.vision_config.image_size

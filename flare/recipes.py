@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.parallel.mesh import ZERO_BUBBLE, ParallelConfig
+from common.parallel.mesh import ParallelConfig
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
 from flare.corpora import SourceConfig
@@ -76,7 +75,6 @@ def flare_13b() -> FlareRun:
             audio_encoder=Path("weights/wavlm-large"),
             weight_decay=0.1,
             patch_drop=0.5,
-            recompute="full",
         ),
         optimizer=OptimizerConfig(peak_learning_rate=2e-4, clip_norm=1.0),
         schedule=ScheduleConfig(warmup_steps=10_000, kind="cosine", final_fraction=0.1),
@@ -84,6 +82,7 @@ def flare_13b() -> FlareRun:
         steps=1_000_000,
         num_micro_batches=8,  # of 4 rows on each rank, 32 in each pipeline
         precision="bf16",
+        recompute="full",
         parallel=ParallelConfig(
             pipeline=4, shard=-1, schedule="Interleaved1F1B", reshard_after_forward=False
         ),
@@ -117,15 +116,5 @@ RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
 
 
 def make_task(run: RunConfig[Any]) -> Task[Any, Any]:
-    """The task that a recipe's configuration describes.
-
-    Raises:
-        UserError: schedule and recomputation exclude each other.
-    """
-    splits_backward = run.parallel.pipeline > 1 and run.parallel.schedule in ZERO_BUBBLE
-    if splits_backward and run.task.recompute == "selective":
-        raise UserError(
-            f"parallel.schedule={run.parallel.schedule} goes back through a block twice, which "
-            "task.recompute=selective forbids; use task.recompute=full or none, or Interleaved1F1B"
-        )
+    """The task that a recipe's configuration describes."""
     return FlareTask(run.task, steps=run.steps)

@@ -8,8 +8,8 @@ weights w move with the losses (`common/objectives/weighting.py`). Every part of
 every micro-batch, with or without images and recordings in it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from common.attention.masks import causal
 from common.data.document import SAMPLE_RATE_HZ, Document
 from common.data.packing import PackState
 from common.errors import UserError
@@ -30,7 +31,6 @@ from common.objectives.contrastive import (
     sigmoid_loss,
 )
 from common.objectives.weighting import Weighting, build_weighting
-from common.parallel.recompute import recompute_blocks
 from common.parallel.sharding import Sharding
 from common.training.task import Computed, Finish, Gather, Pairs, ParameterGroup, Start
 from flare import passes
@@ -67,19 +67,29 @@ class FlareTask:
             model.load_backbones(vision=self.config.vision_encoder, audio=self.config.audio_encoder)
         for part in self.config.frozen:
             model.get_submodule(part).requires_grad_(False)
-        blocks = (
-            *model.vision_encoder.model.blocks,
-            *model.vision_projector.blocks,
-            *model.audio_encoder.encoder.layers,
-            *model.audio_projector.blocks,
-            *model.decoder.blocks,
-        )
-        recompute_blocks(blocks, self.config.recompute)
         return model
+
+    def blocks(self, model: FlareForConditionalGeneration) -> Iterator[nn.Module]:
+        """Of encoders, projectors and decoder."""
+        yield from model.vision_encoder.blocks
+        yield from model.vision_projector.blocks
+        yield from model.audio_encoder.encoder.layers
+        yield from model.audio_projector.blocks
+        yield from model.decoder.blocks
 
     def parallelize(self, model: FlareForConditionalGeneration, sharding: Sharding) -> None:
         """Block by block."""
-        parallelize(model, sharding)
+        parallelize(model, sharding, costs=self.costs)
+
+    def costs(self) -> list[float]:
+        """Operations of each decoder block on a row, forward; those of the head with the last."""
+        decoder, head = self._meta_model.decoder, self._meta_model.head
+        x = torch.zeros(1, self.config.max_tokens, head.in_features, device="meta")
+        places = torch.arange(x.shape[1], device="meta")[None]
+        advance = partial(decoder.advance, positions=places, mask=causal(), backend="sdpa")
+        block = _counted_flops(lambda: advance(decoder.blocks[:1], x))
+        *others, last = [block] * len(decoder.blocks)
+        return [*others, last + _counted_flops(lambda: head(x))]
 
     def sources(self) -> Mapping[str, MixtureSource]:
         """One source: packed rows of all kinds of documents."""

@@ -7,7 +7,6 @@ from typing import Literal
 from common.data.augmentation import AugmentConfig
 from common.errors import UserError
 from common.objectives.weighting import Kind as WeightingKind
-from common.parallel.recompute import Recompute
 from flare.corpora import SourceConfig
 from flare.masking import MaskingConfig
 from flare.presets import PRESETS
@@ -67,9 +66,6 @@ class FlareTaskConfig:
     layer_drop: float = 0.0
     # Share of WavLM's frames hidden while training (SpecAugment along time).
     hidden_frames: float = 0.0
-    # What the blocks of encoders, projectors and decoder make again in the backward pass: nothing,
-    # cheap operations and every second matrix product, or everything.
-    recompute: Recompute = "none"
     # Updates at the start of training during which images are cropped and jittered at random.
     augment_steps: int = 0
     # Strength of the augmentation.

@@ -13,7 +13,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +41,7 @@ from common.parallel.plan.throughput import useful_flops_per_token
 from common.parallel.recompute import Recompute
 from common.parallel.sharding import whole
 from common.training.balance import Balance
+from common.training.build import build_model
 from common.training.command_line import condense
 from common.training.contrast import OnePass, TwoPasses
 from common.training.loader import MicroBatch
@@ -163,7 +164,6 @@ def _run(recipe: str) -> RunConfig[Any]:
 def _layout(options: Options, run: RunConfig[Any], footprint: Footprint) -> Layout:
     pipeline = options.pipeline or run.parallel.pipeline
     shard = options.shard or max(1, options.gpus // max(1, pipeline * options.replicate))
-    recompute: Recompute = getattr(run.task, "recompute", "none")
     micro_batch, reshard = options.micro_batch, options.reshard_after_forward
     if micro_batch is None:
         rows = footprint.rows / footprint.num_sources
@@ -177,7 +177,7 @@ def _layout(options: Options, run: RunConfig[Any], footprint: Footprint) -> Layo
         pipeline=pipeline,
         replicate=options.replicate,
         micro_batch=micro_batch,
-        recompute=options.recompute or recompute,
+        recompute=options.recompute or run.recompute,
         reshard_after_forward=reshard,
     )
 
@@ -197,6 +197,7 @@ def _rehearse(
     options: Options, run: RunConfig[Any], footprint: Footprint, layout: Layout
 ) -> Rehearsal:
     """One micro-batch of the real task, and the step behind it."""
+    run = replace(run, recompute=layout.recompute, compile=False)
     task, part = _micro_batch(options, run, layout)
     several = layout.micro_batches(footprint.rows) > 1
     if layout.pipeline > 1:
@@ -224,7 +225,7 @@ def play_of(
 ) -> Play:
     """A micro-batch, one of several or the only one, and the step behind it."""
     return Play(
-        build=task.build_model,
+        build=partial(build_model, task, run),
         units=task.parallelize if isinstance(task, Divisible) else None,
         optimizer=lambda model: build_optimizer(model, task.parameter_groups(model), run.optimizer),
         loss=partial(_loss, task, part, num_ranks=num_ranks, several=several),
@@ -235,15 +236,12 @@ def play_of(
 def _micro_batch(
     options: Options, run: RunConfig[Any], layout: Layout
 ) -> tuple[Task[Any, Any], MicroBatch[Any]]:
-    rows, recompute = layout.micro_batch, layout.recompute
+    rows = layout.micro_batch
     if options.recipe in FLAMINGO:
-        return flamingo.footprint.rehearsed(
-            run, rows=rows, recompute=recompute, images_per_row=options.images
-        )
+        return flamingo.footprint.rehearsed(run, rows=rows, images_per_row=options.images)
     return flare.footprint.rehearsed(
         run,
         rows=rows,
-        recompute=recompute,
         images_per_row=1 if options.images is None else options.images,
         clips_per_row=options.clips,
         seconds=options.seconds,
@@ -268,7 +266,7 @@ def _rehearse_pipeline(
         reshard_after_forward=layout.reshard_after_forward,
     )
     play = StagedPlay(
-        build=task.build_model,
+        build=partial(build_model, task, run),
         units=task.parallelize,
         chain=task.chain,
         optimizer=lambda model: build_optimizer(model, task.parameter_groups(model), run.optimizer),

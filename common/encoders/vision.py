@@ -95,6 +95,13 @@ class VisionEncoder(nn.Module):
             return rearrange(features, "b y x d -> b (y x) d")
         return rearrange(features, "b d y x -> b (y x) d")
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """A transformer's blocks, or those of a convolutional network's stages, as they run."""
+        if hasattr(self.model, "blocks"):
+            return [*self.model.blocks]
+        return [block for stage in self.model.stages for block in stage.children()]
+
     def save(self, folder: Path) -> None:
         """Writes weights and description so that `from_folder` rebuilds the same encoder."""
         folder.mkdir(parents=True, exist_ok=True)

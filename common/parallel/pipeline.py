@@ -86,15 +86,10 @@ class Pipeline:
         self._last_schedule: tuple[object, Schedule | None] = (None, None)
 
     def cut(
-        self, blocks: nn.ModuleList, *, behind: Sequence[nn.Module], shard: Callable[[Stage], None]
+        self, blocks: nn.ModuleList, *, costs: Sequence[float], shard: Callable[[Stage], None]
     ) -> None:
-        """Leave this rank its stages, balanced by parameters, and make them shards.
-
-        behind: what only the last stage computes after the blocks.
-        """
-        costs = [float(_num_parameters(block)) for block in blocks]
-        tail = float(sum(_num_parameters(module) for module in behind))
-        for number, blocks_of_stage in enumerate(_balanced(costs, tail, self.num_stages)):
+        """Leave this rank its stages, balanced by the blocks' costs, and make them shards."""
+        for number, blocks_of_stage in enumerate(balanced_stages(costs, self.num_stages)):
             if self.owner(number) != self.ranks.own:
                 for index in blocks_of_stage:
                     blocks[index] = Absent()
@@ -222,13 +217,3 @@ class Pipeline:
 def _loss_of(output: Tensor, number: int, *, loss: LossGradient) -> Tensor:
     """A sum that has the loss's gradient at the output."""
     return (output * loss(output.detach(), number)).sum()
-
-
-def _balanced(costs: Sequence[float], tail: float, num_stages: int) -> list[range]:
-    """Blocks of each stage; the last one computes the tail, too."""
-    *others, last = costs
-    return balanced_stages([*others, last + tail], num_stages)
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -37,15 +37,16 @@ class Sharding:
         for module in modules:
             self.unit(module)
 
-    def chain(self, blocks: nn.ModuleList, *, behind: Sequence[nn.Module]) -> None:
+    def chain(self, blocks: nn.ModuleList, *, costs: Callable[[], Sequence[float]]) -> None:
         """Blocks that run one after the other, each a unit; a pipeline cuts here.
 
-        behind: modules that a training step runs after the blocks and that no other unit owns.
+        costs: work of each block on a row, that of what lies behind the last one added to it; asked
+            for where there is a pipeline to balance.
         """
         if self.pipeline is None:
             self.units(blocks)
         else:
-            self.pipeline.cut(blocks, behind=behind, shard=self._shard_stage)
+            self.pipeline.cut(blocks, costs=costs(), shard=self._shard_stage)
 
     def unit(self, *modules: nn.Module, cast_inputs: bool = False) -> None:
         """One unit of what no unit inside owns; several modules where they share a parameter.

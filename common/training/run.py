@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from common.errors import UserError
-from common.parallel.mesh import ParallelConfig
+from common.parallel.mesh import ZERO_BUBBLE, ParallelConfig
+from common.parallel.recompute import Recompute
 
 TaskConfigT = TypeVar("TaskConfigT")
 
@@ -151,6 +152,11 @@ class RunConfig(Generic[TaskConfigT]):
     num_micro_batches: int = 1
     # Arithmetic of the matrix products; weights and optimizer keep their own precision.
     precision: Literal["fp32", "bf16"] = "fp32"
+    # What the model's blocks make again in the backward pass: nothing, cheap operations and every
+    # second matrix product, or everything.
+    recompute: Recompute = "none"
+    # Compile the model's blocks (torch.compile); the first steps take minutes, the others less.
+    compile: bool = False
     # How ranks share parameters, gradients and optimizer state.
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     # Seed of initialisation and of everything random outside the data.
@@ -187,6 +193,12 @@ class RunConfig(Generic[TaskConfigT]):
             self.schedule.warmup_steps < self.steps,
             f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be smaller than steps "
             f"({self.steps}): the learning rate would never reach its peak",
+        )
+        splits_backward = self.parallel.pipeline > 1 and self.parallel.schedule in ZERO_BUBBLE
+        require(
+            not splits_backward or (self.recompute != "selective" and not self.compile),
+            f"parallel.schedule={self.parallel.schedule} goes back through a block twice, which "
+            "recompute=selective and compile forbid; take other ones, or Interleaved1F1B",
         )
         require(
             self.stop_patience is None or self.validate_every is not None,

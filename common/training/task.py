@@ -256,6 +256,10 @@ class Constrained(Protocol[ModelT_contra]):
 class Divisible(Protocol[ModelT_contra]):
     """A task whose model is gathered unit by unit where its parameters are sharded."""
 
+    def blocks(self, model: ModelT_contra) -> Iterable[nn.Module]:
+        """The repeated parts, each of which is recomputed and compiled by itself."""
+        ...
+
     def parallelize(self, model: ModelT_contra, sharding: Sharding) -> None:
         """Name the units of a model without memory; see `<model>/parallelize.py`.
 

@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.parallel.engine import Engine, Replicated, Sharded
 from common.parallel.pipelined import Pipelined, build_pipelined
 from common.training.balance import Balance, Scales
+from common.training.build import build_model
 from common.training.contrast import OnePass, Sizes, Tally, TwoPasses
 from common.training.loader import MicroBatch
 from common.training.metrics import Window
@@ -85,9 +86,10 @@ class Updater(Generic[ModelT, BatchT]):
 
     def _engine(self) -> Engine[ModelT]:
         task, accelerator, config = self.task, self.runtime.accelerator, self.run.parallel
+        build = partial(build_model, task, self.run)
         sizes = config.sizes(self.runtime.num_ranks)
         if sizes.shard == sizes.pipeline == 1:
-            return Replicated(task.build_model, accelerator)
+            return Replicated(build, accelerator)
         if config.pipeline > 1:
             if not isinstance(task, Staged):
                 raise UserError(
@@ -95,14 +97,14 @@ class Updater(Generic[ModelT, BatchT]):
                     "cut into stages; shard it with parallel.shard instead"
                 )
             return build_pipelined(
-                task.build_model,
+                build,
                 task.parallelize,
                 chain=task.chain,
                 config=config,
                 accelerator=accelerator,
             )
         units = task.parallelize if isinstance(task, Divisible) else None
-        return Sharded(task.build_model, units, config=config, accelerator=accelerator)
+        return Sharded(build, units, config=config, accelerator=accelerator)
 
     def _differentiate(
         self, batches: Sequence[MicroBatch[BatchT]], work: Work, scales: Scales

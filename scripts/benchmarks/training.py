@@ -68,7 +68,9 @@ def _predicted(run: RunConfig[Any], task: Task[Any, Any]) -> Rehearsal:
     batch = source.collate([source.example(row) for row in rows[:number]])
     part = MicroBatch(source=name, weight=source.weight, batch=batch, supply=Supply())
     return rehearse(
-        play_of(task, run, part, num_ranks=1, several=run.num_micro_batches > 1),
+        play_of(
+            task, replace(run, compile=False), part, num_ranks=1, several=run.num_micro_batches > 1
+        ),
         config=ParallelConfig(),
         num_ranks=1,
         compute_dtype=torch.bfloat16 if run.precision == "bf16" else None,
@@ -106,9 +108,8 @@ def _flare_slice() -> tuple[str, RunConfig[Any], Task[Any, Any]]:
         frozen=("vision_encoder", "audio_encoder"),
         max_seconds=1.0,
         batch_size=4 * GPU_ROWS,
-        recompute="selective",
     )
-    run = _short(flare_13b(), task=config, num_micro_batches=4)
+    run = _short(flare_13b(), task=config, num_micro_batches=4, recompute="selective")
     task = FlareTask(config, steps=run.steps)
     task.model_config.text_config.num_hidden_layers = DECODER_LAYERS
     task.model_config.vision_projector.num_layers = PROJECTOR_LAYERS
@@ -124,6 +125,6 @@ def _flamingo_tiny() -> tuple[str, RunConfig[Any], Task[Any, Any]]:
 
 def _flamingo_3b() -> tuple[str, RunConfig[Any], Task[Any, Any]]:
     sources = [replace(s, batch_size=GPU_ROWS) for s in flamingo_tiny().task.sources]
-    config = replace(flamingo_3b().task, sources=tuple(sources), recompute="selective")
-    run = _short(flamingo_3b(), task=config, num_micro_batches=1)
+    config = replace(flamingo_3b().task, sources=tuple(sources))
+    run = _short(flamingo_3b(), task=config, num_micro_batches=1, recompute="selective")
     return "flamingo_3b", run, flamingo_task(run)

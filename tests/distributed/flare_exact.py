@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from common.training.loader import Share, read_updates
 from common.training.run import OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.runtime import Runtime
 from common.training.update import Updater
+from flare.config import FlareConfig
 from flare.corpora import SourceConfig
 from flare.data import FlareBatch, MixtureSource
 from flare.encoding import FlareExample
@@ -48,7 +50,7 @@ class Arranged:
 
 
 class ExactTask(FlareTask):
-    """The tiny FLARE in float64 on rows of given kinds."""
+    """The tiny FLARE in float64 on rows of given kinds, its encoders and projectors less deep."""
 
     def __init__(self, config: FlareTaskConfig, *, pattern: str) -> None:
         super().__init__(config, steps=10)
@@ -56,6 +58,15 @@ class ExactTask(FlareTask):
 
     def build_model(self) -> FlareForConditionalGeneration:
         return super().build_model().double()
+
+    @cached_property
+    def model_config(self) -> FlareConfig:
+        config = super().model_config
+        options = config.vision_config.model_options or {}
+        config.vision_config.model_options = options | {"depth": 2}
+        config.audio_config.num_layers = 2
+        config.vision_projector.num_layers = config.audio_projector.num_layers = 1
+        return config
 
     def sources(self) -> Mapping[str, Arranged]:
         alone = {

@@ -3,9 +3,9 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from flare.task import FlareTask
 from tests.distributed.flare_exact import MIXED, ROWS, ExactTask
 
 NUM_UPDATES = 5
+torch_compile: Callable[..., Any] = torch.compile
 Figures = dict[str, Any]
 
 
@@ -47,6 +48,7 @@ class Case:
     pipeline: int = 1
     schedule: ScheduleName = "1F1B"
     recompute: Recompute = "none"
+    compile: bool = False
     reshard_after_forward: bool = True
     micro_batches: int = 2
     drop: float = 0.0  # of FLARE's patches and layers of WavLM
@@ -116,6 +118,8 @@ def run_of(case: Case) -> tuple[RunConfig[Any], Task[Any, Any]]:
         "steps": 10,
         "num_micro_batches": case.micro_batches,
         "precision": "bf16" if case.precision == "bf16" else "fp32",
+        "recompute": case.recompute,
+        "compile": case.compile,
         "parallel": ParallelConfig(
             shard=case.shard,
             pipeline=case.pipeline,
@@ -129,7 +133,6 @@ def run_of(case: Case) -> tuple[RunConfig[Any], Task[Any, Any]]:
             flare_tiny().task,
             batch_size=ROWS,
             max_tokens=64,
-            recompute=case.recompute,
             patch_drop=case.drop,
             layer_drop=case.drop,
         )
@@ -146,7 +149,6 @@ def run_of(case: Case) -> tuple[RunConfig[Any], Task[Any, Any]]:
         sources=sources,
         max_tokens=64,
         max_images=4,
-        recompute=case.recompute,
         frozen_precision="bf16" if case.precision == "bf16" else "fp32",
     )
     task = ExactFlamingoTask(config) if exact else FlamingoTask(config)
@@ -154,7 +156,11 @@ def run_of(case: Case) -> tuple[RunConfig[Any], Task[Any, Any]]:
 
 
 def train(case: Case, folder: Path) -> Figures:
-    """Figures of the updates, the weights after them, and what this rank holds."""
+    """Figures of the updates, the weights after them, and what this rank holds.
+
+    Of compilation all is done but the generation of machine code, which takes minutes.
+    """
+    torch.compile = partial(torch_compile, backend="aot_eager")
     run, task = run_of(case)
     runtime = Runtime(run, folder)
     updater = Updater(run, task, runtime)

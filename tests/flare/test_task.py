@@ -239,6 +239,16 @@ def test_encoders_saved_by_timm_and_transformers_load_by_path(tmp_path: Path) ->
         small_task(audio_encoder=tmp_path / "vit.safetensors").build_model()
 
 
+def test_stages_are_balanced_by_two_operations_per_weight_and_those_of_attention() -> None:
+    task = small_task()
+    model, length = task.build_model(), task.config.max_tokens
+    *blocks, last = task.costs()
+    matrices = sum(p.numel() for p in model.decoder.blocks[0].parameters() if p.ndim > 1)
+    scores_and_values = 2 * 2 * length**2 * 4 * 32
+    assert blocks == [2 * length * matrices + scores_and_values] * 3
+    assert last == blocks[0] + 2 * length * model.head.weight.numel()
+
+
 def test_full_recipes_carry_the_specified_numbers() -> None:
     run = flare_13b()
     assert (run.task.batch_size, run.task.max_tokens) == (2048, 2048)
