@@ -22,6 +22,7 @@ from common.data.embedded.scenes import Split, render, scenes_in
 from common.data.feed import Feed, Supply
 from common.data.images import resize_and_centre_crop
 from common.data.randomness import generator_at
+from common.data.transfer import on_device
 from common.errors import UserError
 
 
@@ -60,13 +61,7 @@ class PairBatch:
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""
-        return PairBatch(
-            keys=self.keys,
-            pixels=self.pixels.to(device, non_blocking=True),
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            valid=self.valid.to(device, non_blocking=True),
-            caption_ids=self.caption_ids.to(device, non_blocking=True),
-        )
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

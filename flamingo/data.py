@@ -21,6 +21,7 @@ from common.data.feed import Feed, Supply, merged
 from common.data.images import resize_and_centre_crop
 from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
+from common.data.transfer import on_device
 from common.objectives.language import IGNORED
 from flamingo.media import check_image_counts, next_item, previous_item
 from flamingo.processing import FlamingoProcessor
@@ -54,15 +55,7 @@ class FlamingoBatch:
 
     def to(self, device: torch.device) -> "FlamingoBatch":
         """The same batch on a device; ids stay int64 and pixels bytes."""
-        return FlamingoBatch(
-            keys=self.keys,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            media_item=self.media_item.to(device, non_blocking=True),
-            document_ids=self.document_ids.to(device, non_blocking=True),
-            pixel_values=self.pixel_values.to(device, non_blocking=True),
-            num_images=self.num_images.to(device, non_blocking=True),
-        )
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from common.data.feed import Feed, Supply, mixed
 from common.data.prompt_safety import encode_plain
 from common.data.randomness import generator_at
 from common.data.shards.corpus import open_shards
+from common.data.transfer import on_device
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED, next_token_loss
@@ -81,9 +82,7 @@ class TextBatch:
 
     def to(self, device: torch.device) -> "TextBatch":
         """The same batch on a device."""
-        return TextBatch(
-            keys=self.keys, input_ids=self.input_ids.to(device), labels=self.labels.to(device)
-        )
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from common.data.document import Document, Recording
 from common.data.feed import Drawn, Feed, merged
 from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
+from common.data.transfer import on_device
 from common.errors import UserError
 from common.objectives.language import IGNORED
 from flare.encoding import (
@@ -46,13 +47,6 @@ class Targets:
     positions: Int[Tensor, " n"]
     ids: Int[Tensor, " n"]
 
-    def to(self, device: torch.device) -> "Targets":
-        """The same targets on a device."""
-        return Targets(
-            positions=self.positions.to(device, non_blocking=True),
-            ids=self.ids.to(device, non_blocking=True),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class PairIndex:
@@ -65,14 +59,6 @@ class PairIndex:
     media: Int[Tensor, " p"]
     text: Int[Tensor, " p"]
     caption_ids: Int[Tensor, " p"]
-
-    def to(self, device: torch.device) -> "PairIndex":
-        """The same pairs on a device."""
-        return PairIndex(
-            media=self.media.to(device, non_blocking=True),
-            text=self.text.to(device, non_blocking=True),
-            caption_ids=self.caption_ids.to(device, non_blocking=True),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,17 +81,7 @@ class FlareBatch:
 
     def to(self, device: torch.device) -> "FlareBatch":
         """The same batch on a device; ids stay int64 and pixels bytes."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            document_ids=self.document_ids.to(device, non_blocking=True),
-            bidirectional=self.bidirectional.to(device, non_blocking=True),
-            pixel_values=self.pixel_values.to(device, non_blocking=True),
-            waveforms=self.waveforms.to(device, non_blocking=True),
-            audio_lengths=self.audio_lengths.to(device, non_blocking=True),
-            targets={name: targets.to(device) for name, targets in self.targets.items()},
-            pairs={name: pairs.to(device) for name, pairs in self.pairs.items()},
-        )
+        return on_device(self, device)
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.data.feed import Supply, merged
 from common.data.packing import PackState
+from common.data.transfer import pinned
 from common.errors import UserError
 from common.training.interruption import CAUGHT
 from common.training.task import Batch, BatchT, Example, Packs, Source, Supplied
@@ -132,6 +133,7 @@ def _loader(
         collate_fn=partial(_collate, source),
         num_workers=num_workers,
         worker_init_fn=partial(_prepare_worker, done),
+        pin_memory=torch.cuda.is_available(),
         # A loader without its own generator draws its seed from the training's, at every start.
         generator=torch.Generator(),
     )
@@ -172,15 +174,27 @@ class _Examples(Dataset[Example | UserError]):
         return example
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Loaded(Generic[BatchT]):
+    """A batch, and what was read for it."""
+
+    batch: BatchT
+    supply: Supply
+
+    def pin_memory(self) -> "_Loaded[BatchT]":
+        """What a loader's thread asks for while the training process does other things."""
+        return _Loaded(batch=pinned(self.batch), supply=self.supply)
+
+
 def _collate(
     source: Source[Any, BatchT], examples: Sequence[Example | UserError]
-) -> tuple[BatchT, Supply] | UserError:
+) -> _Loaded[BatchT] | UserError:
     errors = [item for item in examples if isinstance(item, UserError)]
     if errors:
         return errors[0]
     supply = merged(item.supply for item in examples if isinstance(item, Supplied))
     try:
-        return source.collate(examples), supply
+        return _Loaded(batch=source.collate(examples), supply=supply)
     except UserError as error:
         return error
 
@@ -198,13 +212,12 @@ def _next(stream: Iterator[LoadedT]) -> LoadedT:
 
 
 def _micro_batch(
-    name: str, source: Source[Any, BatchT], loaded: tuple[BatchT, Supply] | UserError
+    name: str, source: Source[Any, BatchT], loaded: _Loaded[BatchT] | UserError
 ) -> MicroBatch[BatchT]:
     if isinstance(loaded, UserError):
         raise loaded
-    batch, supply = loaded
-    assert isinstance(batch, Batch)
-    return MicroBatch(source=name, weight=source.weight, batch=batch, supply=supply)
+    assert isinstance(loaded.batch, Batch)
+    return MicroBatch(source=name, weight=source.weight, batch=loaded.batch, supply=loaded.supply)
 
 
 def _prepare_worker(done: Event, _: int) -> None:
