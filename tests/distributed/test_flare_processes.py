@@ -1,8 +1,6 @@
 """FLARE's first update is the same, to float64, however its batch is cut and divided."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.distributed.flare_exact import APART, MIXED, first_update
+from tests.distributed.launch import launch
 
 pytestmark = pytest.mark.slow
 
@@ -52,12 +51,7 @@ def test_ranks_with_different_media_make_one_batch(
     tmp_path: Path,
 ) -> None:
     # Apart: of two ranks one has images only and the other recordings only.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_ranks), "-m", "tests.distributed.flare_exact"]
-    done = subprocess.run(
-        [*command, str(tmp_path), json.dumps(cases)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    launch("tests.distributed.flare_exact", tmp_path, json.dumps(cases), num_ranks=num_ranks)
     for pattern, parts in cases:
         for rank in range(num_ranks):
             result = torch.load(tmp_path / f"{pattern}_{parts}_{rank}.pt")
