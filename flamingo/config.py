@@ -27,6 +27,7 @@ class FlamingoVisionConfig(PreTrainedConfig):
     name: str = "dm_nfnet_f6"
     image_size: int = 224
     model_options: dict[str, Any] | None = None  # handed to `timm.create_model`
+    layer: int | None = None  # block that is read, -1 the last, without norm; None: after the norm
     # Per channel, of pixels in 0..1; a list when read from JSON.
     image_mean: Any = IMAGENET_MEAN
     image_std: Any = IMAGENET_STD
@@ -54,11 +55,16 @@ class FlamingoConfig(PreTrainedConfig):
     resampler_heads: int = 16
     resampler_head_dim: int = 96
     resampler_feed_forward_dim: int = 6144
+    resampler_activation: Literal["squared_relu", "gelu"] = "squared_relu"
     num_frames: int = 8  # frames of a video in training; time embeddings are interpolated for more
 
-    cross_attention_interval: int = 1  # a gated block before LM block i when i % interval == 0
+    # A gated block before LM block i when i >= first and (i - first) % interval == 0.
+    cross_attention_interval: int = 1
+    cross_attention_first: int = 0
     cross_attention_head_dim: int = 128
+    cross_attention_heads: int | None = None  # None: as many as the LM's width holds
     cross_attention_feed_forward_dim: int = 4096
+    cross_attention_activation: Literal["squared_relu", "gelu"] = "squared_relu"
     media_attention: Literal["own", "previous"] = "own"
     attention_backend: Literal["auto", "reference", "sdpa", "flex"] = "auto"
 
@@ -70,12 +76,14 @@ class FlamingoConfig(PreTrainedConfig):
         self.text_config = _as_config(self.text_config, "llama")
         super().__post_init__(**kwargs)
         width, head = self.text_config.hidden_size, self.cross_attention_head_dim
-        if width % head:
+        if self.cross_attention_heads is None and width % head:
             raise ValueError(
                 f"cross_attention_head_dim={head} does not divide the LM's width {width}"
             )
         if self.cross_attention_interval < 1:
             raise ValueError(f"{self.cross_attention_interval=} must be at least 1")
+        if not self.cross_attention_layers:
+            raise ValueError(f"{self.cross_attention_first=} is behind the LM's last layer")
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """What generation reads: the language model's configuration with the new tokens' rows."""
@@ -96,7 +104,8 @@ class FlamingoConfig(PreTrainedConfig):
     @property
     def cross_attention_layers(self) -> range:
         """Layers with a gated block before them: 0, 7 ... 77, twelve, for 80 at every 7th."""
-        return range(0, int(self.text_config.num_hidden_layers), self.cross_attention_interval)
+        num_layers = int(self.text_config.num_hidden_layers)
+        return range(self.cross_attention_first, num_layers, self.cross_attention_interval)
 
 
 def _as_config(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.attention.media import attend_own_media, attend_previous_media
-from common.layers.feed_forward import FeedForward, squared_relu
 from flamingo.media import Media
 
 
@@ -24,18 +23,23 @@ class GatedCrossAttentionBlock(nn.Module):
     gradient_checkpointing = False  # switched by transformers' `gradient_checkpointing_enable`
 
     def __init__(
-        self, *, layer: int, dim: int, media_dim: int, head_dim: int, feed_forward_dim: int
+        self,
+        *,
+        layer: int,
+        dim: int,
+        media_dim: int,
+        num_heads: int | None,
+        head_dim: int,
+        feed_forward: nn.Module,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = MediaAttention(
-            layer=layer, dim=dim, media_dim=media_dim, head_dim=head_dim
+            layer=layer, dim=dim, media_dim=media_dim, num_heads=num_heads, head_dim=head_dim
         )
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = FeedForward(
-            dim=dim, hidden_dim=feed_forward_dim, activation=squared_relu
-        )
+        self.feed_forward = feed_forward
         # FSDP2 refuses parameters without a dimension, hence (1,).
         self.attention_gate = nn.Parameter(torch.zeros(1))
         self.feed_forward_gate = nn.Parameter(torch.zeros(1))
@@ -56,15 +60,19 @@ class GatedCrossAttentionBlock(nn.Module):
 
 
 class MediaAttention(nn.Module):
-    """Full-width multi-head attention from text to the latents of media items."""
+    """Multi-head attention from text to the latents of media items."""
 
-    def __init__(self, *, layer: int, dim: int, media_dim: int, head_dim: int) -> None:
+    def __init__(
+        self, *, layer: int, dim: int, media_dim: int, head_dim: int, num_heads: int | None = None
+    ) -> None:
+        """With as many heads as the width holds when `num_heads` is None."""
         super().__init__()
-        self.layer, self.num_heads = layer, dim // head_dim
-        self.to_query = nn.Linear(dim, dim, bias=False)
-        self.to_key = nn.Linear(media_dim, dim, bias=False)
-        self.to_value = nn.Linear(media_dim, dim, bias=False)
-        self.to_output = nn.Linear(dim, dim, bias=False)
+        self.layer, self.num_heads = layer, num_heads or dim // head_dim
+        inner_dim = self.num_heads * head_dim
+        self.to_query = nn.Linear(dim, inner_dim, bias=False)
+        self.to_key = nn.Linear(media_dim, inner_dim, bias=False)
+        self.to_value = nn.Linear(media_dim, inner_dim, bias=False)
+        self.to_output = nn.Linear(inner_dim, dim, bias=False)
 
     def forward(self, text: Float[Tensor, "b s d"], media: Media) -> Float[Tensor, "b s d"]:
         """Exactly 0 for a token that may see no item."""

@@ -1,11 +1,25 @@
-"""Text that continues interleaved prompts: documents in, strings out."""
+"""Text that continues interleaved prompts: documents in, strings out.
 
-from collections.abc import Sequence
+Nothing is computed twice: a picture that occurs more than once in a batch, as demonstrations do, is
+encoded once, and `complete_after` reads a beginning that all prompts share once for all of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import BatchEncoding
 
+from common.attention.cache import MediaCache
+from flamingo import language_model as lm
+from flamingo.media import Media
 from flamingo.model import FlamingoForConditionalGeneration
-from flamingo.processing import FlamingoProcessor, Part
+from flamingo.processing import FlamingoProcessor, Part, distinct_pictures
+
+IMAGES_AT_ONCE = 64  # in one call of the vision encoder
 
 
 @torch.no_grad()
@@ -17,27 +31,209 @@ def complete(
     max_new_tokens: int,
     num_beams: int = 1,
     temperature: float | None = None,
+    static: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, up to the end of the chunk.
 
-    Greedy or beam search; sampling when a temperature is given. The model's training mode is kept.
+    Greedy or beam search; sampling when a temperature is given. `static` allots the whole text
+    cache beforehand, for which transformers compiles decoding on a GPU. The model's training mode
+    is kept.
     """
-    was_training = model.training
-    model.eval()
-    inputs = processor.prompts(documents).to(model.device)
-    sampling = {"do_sample": temperature is not None, "temperature": temperature}
+    rows = [processor.encode_document(parts, closed=False) for parts in documents]
+    media = MediaCache()
+    with _evaluating(model):
+        num_images = _remember(model, processor, documents, media, num_beams=num_beams)
+        return _write(
+            model,
+            processor,
+            {
+                **_padded(processor, rows).to(model.device),
+                "media_cache": media,
+                "num_images": num_images,
+            },
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            do_sample=temperature is not None,
+            temperature=temperature,
+            cache_implementation="static" if static else None,
+        )
+
+
+@torch.no_grad()
+def complete_after(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    prefix: Sequence[Part],
+    documents: Sequence[Sequence[Part]],
+    *,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    temperature: float | None = None,
+) -> list[str]:
+    """What `complete` writes after `prefix + document`, for each document.
+
+    For many queries behind the same demonstrations: these are read once for all of them.
+    """
+    if not prefix:
+        return complete(
+            model,
+            processor,
+            documents,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            temperature=temperature,
+        )
+    texts: dict[int, str] = {}
+    with _evaluating(model):
+        for group in _groups(model, processor, prefix, documents):
+            written = _write(
+                model,
+                processor,
+                inputs_after(
+                    model, processor, prefix, [documents[i] for i in group], num_beams=num_beams
+                ),
+                max_new_tokens=max_new_tokens,
+                num_beams=num_beams,
+                do_sample=temperature is not None,
+                temperature=temperature,
+            )
+            texts |= zip(group, written, strict=True)
+    return [texts[i] for i in range(len(documents))]
+
+
+@torch.no_grad()
+def inputs_after(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    prefix: Sequence[Part],
+    documents: Sequence[Sequence[Part]],
+    *,
+    num_beams: int = 1,
+) -> dict[str, Any]:
+    """Inputs of `generate` for `prefix + document`, with caches in which the prefix has been read.
+
+    Where documents differ in length, the padding lies between prefix and document.
+    """
+    ids = torch.tensor([processor.encode_document(prefix, closed=False)], device=model.device)
+    media = MediaCache()
+    read = model(
+        ids,
+        num_images=_remember(model, processor, [prefix], media),
+        media_cache=media,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    read.past_key_values.batch_repeat_interleave(len(documents) * num_beams)
+    media.repeat(len(documents) * num_beams)
+    rest = _padded(processor, _rests(processor, prefix, documents)).to(model.device)
+    shared = ids.expand(len(documents), -1)
+    return {
+        "input_ids": torch.cat([shared, rest["input_ids"]], dim=1),
+        "attention_mask": torch.cat([torch.ones_like(shared), rest["attention_mask"]], dim=1),
+        "past_key_values": read.past_key_values,
+        "media_cache": media,
+        "num_images": _remember(model, processor, documents, media, num_beams=num_beams),
+    }
+
+
+def _groups(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    prefix: Sequence[Part],
+    documents: Sequence[Sequence[Part]],
+) -> list[list[int]]:
+    """Which documents go on together: all, or those of a length where padding would be distance."""
+    lengths = [len(ids) for ids in _rests(processor, prefix, documents)]
+    longest = len(processor.encode_document(prefix, closed=False)) + max(lengths, default=0)
+    text = model.language_model
+    if lm.takes_positions(text) and not lm.has_window_within(text, longest):
+        return [list(range(len(documents)))] if documents else []
+    return [[i for i, n in enumerate(lengths) if n == length] for length in sorted({*lengths})]
+
+
+def _rests(
+    processor: FlamingoProcessor, prefix: Sequence[Part], documents: Sequence[Sequence[Part]]
+) -> list[list[int]]:
+    """Ids of the documents, as they follow the prefix."""
+    start = len(processor.encode_document(prefix, closed=False))
+    return [
+        processor.encode_document([*prefix, *parts], closed=False)[start:] for parts in documents
+    ]
+
+
+def _remember(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    documents: Sequence[Sequence[Part]],
+    media: MediaCache,
+    *,
+    num_beams: int = 1,
+) -> Int[Tensor, " b"]:
+    """Fills the media cache with the documents' pictures and returns their numbers."""
+    rows = [[part for part in parts if not isinstance(part, str)] for parts in documents]
+    counts = torch.tensor([len(row) for row in rows], device=model.device)
+    pictures, places = distinct_pictures([picture for row in rows for picture in row])
+    if not pictures:
+        return counts
+    slots = torch.zeros(len(rows), int(counts.max()), dtype=torch.long, device=model.device)
+    filled = torch.arange(slots.shape[1], device=model.device) < counts[:, None]
+    slots[filled] = torch.tensor(places, device=model.device)
+    slots = slots.repeat_interleave(num_beams, dim=0)
+    shared = _media_of(model, processor.encode_pictures(pictures).to(model.device))
+    for block in model.gated_blocks:
+        keys, values = block.attention.keys_and_values(shared, rows=1)
+        assert keys is not None
+        assert values is not None
+        media.update(
+            block.layer,
+            keys[0, slots],
+            values[0, slots],
+            counts=counts.repeat_interleave(num_beams),
+        )
+    return counts
+
+
+def _media_of(model: FlamingoForConditionalGeneration, pixels: Tensor) -> Media:
+    """The distinct pictures as the items of one row."""
+    parts = [model.encode_images(part[None]) for part in pixels.split(IMAGES_AT_ONCE)]
+    nowhere = torch.zeros(1, 1, dtype=torch.long, device=pixels.device)
+    return Media(
+        latents=torch.cat([part for part in parts if part is not None], dim=1),
+        num_new=None,
+        item=nowhere,
+        first=nowhere,
+        attention=model.config.media_attention,
+        backend=model.config.attention_backend,
+        cache=None,
+    )
+
+
+def _write(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    inputs: dict[str, Any],
+    **options: Any,
+) -> list[str]:
     stop = [processor.end_of_chunk_token_id]
     if processor.tokenizer.eos_token_id is not None:
         stop.append(processor.tokenizer.eos_token_id)
     ids = model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
-        eos_token_id=stop,
-        pad_token_id=processor.tokenizer.pad_token_id,
-        **sampling,
+        **inputs, eos_token_id=stop, pad_token_id=processor.tokenizer.pad_token_id, **options
     )
-    model.train(was_training)
     new = ids[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def _padded(processor: FlamingoProcessor, rows: list[list[int]]) -> BatchEncoding:
+    return processor.tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
+
+
+@contextmanager
+def _evaluating(model: FlamingoForConditionalGeneration) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -2,13 +2,13 @@
 
 Forward hooks on its layers take the media of the call and let the gated block of that layer act on
 the hidden states first. Media travel as a keyword argument, which most families hand on to every
-layer. Families that do not (MPT, GPT-J, Falcon) are reached through a context variable that is set
+layer. Families that do not (MPT, GPT-J, Falcon) are reached through a variable of the thread, set
 for the duration of one call only: no module ever holds state, and calls may nest or interleave.
 """
 
 import inspect
+import threading
 from collections.abc import Mapping
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,12 @@ from flamingo.media import Media
 
 MEDIA_ARGUMENT = "flamingo_media"
 
-_media_of_this_call: ContextVar[Media | None] = ContextVar("media_of_this_call", default=None)
+
+class _Call(threading.local):
+    media: Media | None = None
+
+
+_this_call = _Call()  # unlike a context variable, torch.compile can follow it
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -59,11 +64,11 @@ def extend_vocabulary(language_model: PreTrainedModel, new_outputs: nn.Linear) -
 
 def run(language_model: PreTrainedModel, media: Media, **inputs: Any) -> Any:
     """One call of the language model with media; raises when its layers did not receive them."""
-    token = _media_of_this_call.set(media)
+    outer, _this_call.media = _this_call.media, media
     try:
         outputs = language_model(**inputs, **{MEDIA_ARGUMENT: media})
     finally:
-        _media_of_this_call.reset(token)
+        _this_call.media = outer
     if not media.visited:
         raise RuntimeError(f"{type(language_model).__name__} never met its gated blocks")
     return outputs
@@ -79,18 +84,29 @@ def packing_arguments(
     the positions. Only where a mask cannot do - a sliding window, a fused backend - positions do.
     """
     batch, length = documents.shape
-    config = language_model.config
     arguments = {}
-    if "position_ids" in inspect.signature(language_model.forward).parameters:
+    if takes_positions(language_model):
         arguments["position_ids"] = positions_in_documents(documents)
-    window = config.sliding_window if hasattr(config, "sliding_window") else None
-    if (window or length) < length or config._attn_implementation not in ("eager", "sdpa"):
+    fused = language_model.config._attn_implementation not in ("eager", "sdpa")
+    if fused or has_window_within(language_model, length):
         return arguments
     mask = causal() & same_document(documents, documents)
     allowed = mask.dense(batch=batch, num_queries=length, num_keys=length, device=documents.device)
     bias = torch.zeros_like(allowed, dtype=language_model.dtype)
     hidden = torch.finfo(language_model.dtype).min
     return arguments | {"attention_mask": bias.masked_fill(~allowed, hidden)}
+
+
+def takes_positions(language_model: PreTrainedModel) -> bool:
+    """Whether distances follow from position ids; otherwise (MPT) from places in the row."""
+    return "position_ids" in inspect.signature(language_model.forward).parameters
+
+
+def has_window_within(language_model: PreTrainedModel, length: int) -> bool:
+    """Whether a text of this length outgrows a sliding window, which counts places in the row."""
+    config = language_model.config
+    window = config.sliding_window if hasattr(config, "sliding_window") else None
+    return (window or length) < length
 
 
 def positions_in_documents(documents: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
@@ -118,7 +134,7 @@ def _add_media(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    media = kwargs.pop(MEDIA_ARGUMENT, None) or _media_of_this_call.get()
+    media = kwargs.pop(MEDIA_ARGUMENT, None) or _this_call.media
     if media is None or block is None:
         return args, kwargs
     media.visited.append(block.layer)

@@ -20,6 +20,7 @@ from common.attention.cache import MediaCache
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
 from flamingo import language_model as lm
+from flamingo.bridge import build_gated_block, build_resampler
 from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig, FlamingoVisionConfig
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.media import Media, check_image_counts, first_item, previous_item
@@ -45,7 +46,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     - `pixel_values`: new images (b m c y x) or videos (b m f c y x), one per `<image>` tag and in
       the tags' order; uint8 0..255 or float 0..1, not normalised.
-    - `num_images`: how many of the `m` are real, per row; all when omitted.
+    - `num_images`: how many of the `m` are real, per row; all when omitted. Without `pixel_values`:
+      how many images of this text `media_cache` holds already.
     - `media_mask` (b m f n): which visual features exist, where frames or patches differ in number.
     - `media_item` (b s): item of each token, see `flamingo.media`; its giver vouches for it. When
       omitted it is derived from the tags, which are checked against the images.
@@ -67,16 +69,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         text = config.text_config
         self.vision_encoder = build_vision_encoder(config.vision_config)
-        self.resampler = _build_resampler(config, input_dim=self.vision_encoder.dim)
+        self.resampler = build_resampler(config, input_dim=self.vision_encoder.dim)
         self.gated_cross_attention = nn.ModuleList(
-            GatedCrossAttentionBlock(
-                layer=layer,
-                dim=text.hidden_size,
-                media_dim=config.media_dim,
-                head_dim=config.cross_attention_head_dim,
-                feed_forward_dim=config.cross_attention_feed_forward_dim,
-            )
-            for layer in config.cross_attention_layers
+            build_gated_block(config, layer) for layer in config.cross_attention_layers
         )
         language_model = lm.build_language_model(text)
         embedding = language_model.get_input_embeddings()
@@ -117,13 +112,8 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             model = cls(config)
         model.vision_encoder = vision_encoder
-        new_parts = (
-            model.resampler,
-            model.gated_cross_attention,
-            model.new_inputs,
-            model.new_outputs,
-        )
-        for part in new_parts:
+        bridge = (model.resampler, model.gated_cross_attention)
+        for part in (*bridge, model.new_inputs, model.new_outputs):
             part.to_empty(device=torch.get_default_device()).apply(model._init_weights)
         model._adopt(language_model)
         return model
@@ -132,7 +122,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Int[Tensor, "b s"],
         *,
-        attention_mask: Int[Tensor, "b k"] | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Int[Tensor, "b s"] | None = None,
         pixel_values: Tensor | None = None,
         num_images: Int[Tensor, " r"] | None = None,
@@ -233,7 +223,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         new = inputs["input_ids"].shape[1]
         is_image = input_ids == self.config.image_token_id
-        inputs["media_item"] = previous_item(is_image, torch.zeros_like(input_ids))[:, -new:]
+        item = previous_item(is_image, torch.zeros_like(input_ids))[:, -new:]
+        # Compiled code is made for one layout of memory.
+        inputs["media_item"] = item.clone(memory_format=torch.contiguous_format)
         if is_first_iteration:
             self._check_images(
                 is_image[:, -new:], kwargs.get("pixel_values"), kwargs.get("num_images")
@@ -306,7 +298,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 
 def _refuse_with_documents(
-    attention_mask: Tensor | None, position_ids: Tensor | None, use_cache: bool | None
+    attention_mask: object, position_ids: Tensor | None, use_cache: bool | None
 ) -> None:
     if attention_mask is not None or position_ids is not None or use_cache:
         raise UserError(
@@ -330,23 +322,10 @@ def build_vision_encoder(vision: FlamingoVisionConfig) -> VisionEncoder:
         model_options=vision.model_options or {},
         mean=vision.image_mean,
         std=vision.image_std,
+        layer=vision.layer,
     )
     for module in encoder.modules():
         module.__dict__["_is_hf_initialized"] = (
             True  # timm has initialised it; transformers must not again
         )
     return encoder
-
-
-def _build_resampler(config: FlamingoConfig, *, input_dim: int) -> PerceiverResampler:
-    return PerceiverResampler(
-        input_dim=input_dim,
-        dim=config.media_dim,
-        num_latents=config.num_latents,
-        num_layers=config.resampler_layers,
-        num_heads=config.resampler_heads,
-        head_dim=config.resampler_head_dim,
-        feed_forward_dim=config.resampler_feed_forward_dim,
-        num_frames=config.num_frames,
-        backend=config.attention_backend,
-    )

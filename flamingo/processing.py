@@ -7,6 +7,7 @@ developer wrote, as transformers' processors do; chat messages are sanitised by 
 """
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,31 @@ class FlamingoProcessor(ProcessorMixin):
             return {}
         counts = torch.tensor([len(row) for row in pictures])
         return _regroup(self.encode_pictures(flat), counts)
+
+
+def distinct_pictures(pictures: Sequence[Picture]) -> tuple[list[Picture], list[int]]:
+    """Each picture once, and which of them each was. `[a, b, a]` -> `[a, b]`, `[0, 1, 0]`
+
+    Equal are one object twice, and two of the same pixels unless these stand for a palette.
+    """
+    place_of_object: dict[int, int] = {}
+    place_of_content: dict[object, int] = {}
+    distinct: list[Picture] = []
+    for picture in pictures:
+        if id(picture) in place_of_object:
+            continue
+        place = place_of_content.setdefault(_content(picture), len(distinct))
+        place_of_object[id(picture)] = place
+        if place == len(distinct):
+            distinct.append(picture)
+    return distinct, [place_of_object[id(picture)] for picture in pictures]
+
+
+def _content(picture: Picture) -> object:
+    if isinstance(picture, Image.Image) and picture.mode not in ("L", "RGB"):
+        return id(picture)
+    pixels = np.asarray(picture)
+    return pixels.shape, pixels.dtype, blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
 def _regroup(pixels: Tensor, counts: Int[Tensor, " b"]) -> dict[str, Tensor]:

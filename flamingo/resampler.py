@@ -5,6 +5,8 @@ one media item, joined by the latents themselves; a learned time embedding marks
 marks the item's place among other items, so latents do not depend on it.
 """
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
@@ -31,6 +33,7 @@ class PerceiverResampler(nn.Module):
         feed_forward_dim: int,
         num_frames: int,
         backend: Backend,
+        activation: Callable[[Tensor], Tensor] = squared_relu,
     ) -> None:
         super().__init__()
         # NFNet-F6 emits 3072 channels where the resampler is 1536 wide: 194M parameters as printed.
@@ -42,7 +45,9 @@ class PerceiverResampler(nn.Module):
                 dim=dim,
                 num_heads=num_heads,
                 head_dim=head_dim,
-                feed_forward_dim=feed_forward_dim,
+                feed_forward=FeedForward(
+                    dim=dim, hidden_dim=feed_forward_dim, activation=activation
+                ),
                 backend=backend,
             )
             for _ in range(num_layers)
@@ -80,7 +85,7 @@ class ResamplerLayer(nn.Module):
     """latents += attention(latents, [media ; latents]); latents += feed_forward(latents)."""
 
     def __init__(
-        self, *, dim: int, num_heads: int, head_dim: int, feed_forward_dim: int, backend: Backend
+        self, *, dim: int, num_heads: int, head_dim: int, feed_forward: nn.Module, backend: Backend
     ) -> None:
         super().__init__()
         self.num_heads, self.backend = num_heads, backend
@@ -91,9 +96,7 @@ class ResamplerLayer(nn.Module):
         self.to_value = nn.Linear(dim, num_heads * head_dim, bias=False)
         self.to_output = nn.Linear(num_heads * head_dim, dim, bias=False)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = FeedForward(
-            dim=dim, hidden_dim=feed_forward_dim, activation=squared_relu
-        )
+        self.feed_forward = feed_forward
 
     def forward(
         self,

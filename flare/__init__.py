@@ -1,16 +1,16 @@
 """FLARE: a decoder-only language model in which images and audio clips become soft tokens.
 
 Importing the package makes its classes known to transformers' Auto classes, so that a saved folder
-loads with `AutoModelForMultimodalLM.from_pretrained` and works with `pipeline`.
+loads with `AutoModelForMultimodalLM.from_pretrained` and works with `pipeline`. Model and processor
+are imported when they are used.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
+from typing import TYPE_CHECKING
 
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+from common.deferred import Deferred, attributes, when_imported
 from flare.config import (
     FlareAudioConfig,
     FlareConfig,
@@ -18,8 +18,10 @@ from flare.config import (
     FlareTextConfig,
     FlareVisionConfig,
 )
-from flare.model import FlareForConditionalGeneration
-from flare.processing import FlareProcessor
+
+if TYPE_CHECKING:
+    from flare.model import FlareForConditionalGeneration
+    from flare.processing import FlareProcessor
 
 __all__ = [
     "FlareAudioConfig",
@@ -31,6 +33,15 @@ __all__ = [
     "FlareVisionConfig",
 ]
 
+_MODEL = Deferred("FlareForConditionalGeneration", home="flare.model", config_class=FlareConfig)
+_PROCESSOR = Deferred("FlareProcessor", home="flare.processing")
+__getattr__ = attributes(__name__, _MODEL, _PROCESSOR)
+
+
+def _register_processor() -> None:
+    transformers.AutoProcessor.register(FlareConfig, _PROCESSOR, exist_ok=True)
+
+
 for _config in (
     FlareTextConfig,
     FlareVisionConfig,
@@ -39,6 +50,6 @@ for _config in (
     FlareConfig,
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
-AutoModelForMultimodalLM.register(FlareConfig, FlareForConditionalGeneration, exist_ok=True)
-AutoModelForImageTextToText.register(FlareConfig, FlareForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(FlareConfig, FlareProcessor, exist_ok=True)
+AutoModelForMultimodalLM.register(FlareConfig, _MODEL, exist_ok=True)
+AutoModelForImageTextToText.register(FlareConfig, _MODEL, exist_ok=True)
+when_imported("transformers.models.auto.processing_auto", _register_processor)

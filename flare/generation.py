@@ -17,10 +17,13 @@ def complete(
     max_new_tokens: int,
     num_beams: int = 1,
     temperature: float | None = None,
+    static: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, up to the end of the document.
 
-    Greedy or beam search; sampling when a temperature is given. The model's training mode is kept.
+    Greedy or beam search; sampling when a temperature is given. `static` allots the whole text
+    cache beforehand, for which transformers compiles decoding on a GPU. The model's training mode
+    is kept.
     """
     was_training = model.training
     model.eval()
@@ -33,6 +36,7 @@ def complete(
         pad_token_id=processor.tokenizer.pad_token_id,
         do_sample=temperature is not None,
         temperature=temperature,
+        cache_implementation="static" if static else None,
     )
     model.train(was_training)
     new = ids[:, inputs["input_ids"].shape[1] :]

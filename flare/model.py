@@ -18,15 +18,21 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 
-from common.attention.masks import Mask, causal, valid_keys
 from common.encoders.vision import load_vision
 from common.encoders.wavlm import load_wavlm
 from common.errors import UserError
 from flare.config import FlareConfig
-from flare.decoder import DecoderBlock, hybrid_mask, positions_in_documents
+from flare.decoder import DecoderBlock
 from flare.media import Encoded, check_media, place_media
 from flare.parts import build_audio_encoder, build_decoder, build_projector, build_vision_encoder
 from flare.projector import Projector
+from flare.visibility import (
+    length_of,
+    mask_for_generation,
+    mask_of,
+    over_all_keys,
+    positions_of,
+)
 
 
 @dataclass
@@ -62,6 +68,7 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _input_embed_layer = "embedding"
     _no_split_modules = ["DecoderBlock", "ProjectorBlock", "WavLMEncoderLayer", "Block"]  # noqa: RUF012 - transformers' own class attribute
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012 - as above
+    create_masks_for_generate = staticmethod(mask_for_generation)
 
     def __init__(self, config: FlareConfig) -> None:
         super().__init__(config)
@@ -153,16 +160,19 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> FlareOutput:
         """Next-token logits of text among its media; see the class for the arguments."""
-        self._check_media(input_ids, pixel_values, num_images, input_values, num_audios)
+        if not torch.compiler.is_compiling():  # compiled code cannot look at numbers
+            self._check_media(input_ids, pixel_values, num_images, input_values, num_audios)
         if document_ids is not None:
             _refuse_with_documents(attention_mask, position_ids, past_key_values, use_cache)
         elif bidirectional is not None:
             raise UserError("bidirectional speaks of documents; give document_ids with it")
         elif use_cache or (use_cache is None and not self.training):
             past_key_values = DynamicCache() if past_key_values is None else past_key_values
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        past = length_of(past_key_values)
         if position_ids is None:
-            position_ids = _positions(input_ids, attention_mask, document_ids, past=past)
+            position_ids = positions_of(input_ids, attention_mask, document_ids, past=past)
+        if attention_mask is not None:
+            attention_mask = over_all_keys(attention_mask, past_key_values, input_ids.shape[1])
         hidden = self.decoder(
             self.embed(
                 input_ids,
@@ -172,7 +182,7 @@ class FlareForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 audio_rows=None if num_audios is None else len(num_audios),
             ),
             positions=position_ids,
-            mask=_mask(attention_mask, document_ids, bidirectional, past=past),
+            mask=mask_of(attention_mask, document_ids, bidirectional, past=past),
             cache=past_key_values,
             backend=self.config.attention_backend,
         )
@@ -338,38 +348,3 @@ def _refuse_with_documents(
             "document_ids says everything about a packed row; leave out attention_mask, "
             "position_ids, past_key_values and use_cache"
         )
-
-
-def _positions(
-    input_ids: Int[Tensor, "b s"],
-    attention_mask: Int[Tensor, "b n"] | None,
-    document_ids: Int[Tensor, "b s"] | None,
-    *,
-    past: int,
-) -> Int[Tensor, "b s"]:
-    """Counted within documents, or over the real tokens so far."""
-    if document_ids is not None:
-        return positions_in_documents(document_ids)
-    if attention_mask is not None:
-        places = attention_mask.long().cumsum(-1) - 1
-        return places[:, -input_ids.shape[1] :].clamp(min=0)
-    return torch.arange(past, past + input_ids.shape[1], device=input_ids.device).expand_as(
-        input_ids
-    )
-
-
-def _mask(
-    attention_mask: Int[Tensor, "b n"] | None,
-    document_ids: Int[Tensor, "b s"] | None,
-    bidirectional: Bool[Tensor, "b s"] | None,
-    *,
-    past: int,
-) -> Mask:
-    """Documents of a packed row, or the past without its padding."""
-    if document_ids is not None:
-        if bidirectional is None:
-            bidirectional = torch.zeros_like(document_ids, dtype=torch.bool)
-        return hybrid_mask(document_ids, bidirectional)
-    if attention_mask is None:
-        return causal(offset=past)
-    return causal(offset=past) & valid_keys(attention_mask.bool())

@@ -1,6 +1,6 @@
 """Times our way beside the plain way, in one process, alternating, results checked equal.
 
-    python scripts/benchmark.py media-attention
+    python scripts/benchmark.py media-attention --plot media-attention.png
     python scripts/benchmark.py loss --json
     python scripts/benchmark.py data
     python scripts/benchmark.py training
@@ -20,7 +20,20 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITES = ("media-attention", "loss", "data", "training")
+SUITES = (
+    "media-attention",
+    "resampler",
+    "step",
+    "wavlm",
+    "self-attention",
+    "loss",
+    "data",
+    "training",
+    "decode",
+    "import",
+    "load",
+)
+MODULES = {"import": "importing"}  # where a name is a word of Python's own
 
 
 def main() -> int:
@@ -28,10 +41,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Times our way beside the plain way.")
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the figures")
     chosen = parser.parse_args()
     sys.path.insert(0, str(ROOT))  # a script finds no modules but those of its own folder
-    suite = import_module(f"scripts.benchmarks.{chosen.suite.replace('-', '_')}")
+    name = MODULES.get(chosen.suite, chosen.suite.replace("-", "_"))
+    suite = import_module(f"scripts.benchmarks.{name}")
+    if chosen.plot is not None and not hasattr(suite, "plot"):
+        parser.error(f"{chosen.suite} has no picture; leave out --plot")
     rows = suite.figures()
+    if chosen.plot is not None:
+        suite.plot(rows, chosen.plot)
     if chosen.json:
         machine = {"torch": torch.__version__, "processor": platform.machine()}
         figures = {"suite": chosen.suite, "threads": torch.get_num_threads(), "rows": rows}
@@ -40,7 +59,7 @@ def main() -> int:
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*map(str, row.values()))
-    Console(width=100).print(table)
+    Console(width=max(100, 12 * len(rows[0]))).print(table)
     return 0
 
 

@@ -35,6 +35,13 @@ class _LayerMedia:
             counts=self.counts + counts,
         )
 
+    def repeat(self, times: int) -> _LayerMedia:
+        return _LayerMedia(
+            keys=self.keys.repeat_interleave(times, dim=0),
+            values=self.values.repeat_interleave(times, dim=0),
+            counts=self.counts.repeat_interleave(times),
+        )
+
 
 class MediaCache:
     """Media keys and values of all layers; empty at first, filled by `update` layer by layer."""
@@ -77,8 +84,18 @@ class MediaCache:
 
     def advance(self, new_counts: Int[Tensor, " b"]) -> None:
         """Adds the <image> tags of newly read text to `items_so_far`."""
-        so_far = self.items_so_far
-        self.items_so_far = new_counts if so_far is None else so_far + new_counts
+        if self.items_so_far is not None:
+            self.items_so_far.add_(new_counts)  # in place: compiled code finds it where it was
+            return
+        self.items_so_far = new_counts
+        if not torch.compiler.is_compiling():
+            torch._dynamo.mark_static_address(new_counts)  # as transformers' static cache does
+
+    def repeat(self, times: int) -> None:
+        """Follows every row by copies of it, `times` in all: rows a b become a a b b."""
+        self._layers = {number: layer.repeat(times) for number, layer in self._layers.items()}
+        if self.items_so_far is not None:
+            self.items_so_far = self.items_so_far.repeat_interleave(times)
 
 
 def _without_padding(k: Tensor, v: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 
 from common.attention.cache import MediaCache
 from common.errors import UserError
-from flamingo.generation import complete
+from flamingo.generation import complete, complete_after, inputs_after
 from tests.flamingo import tiny
 
 I = 97  # noqa: E741 - the <image> token of the tiny configuration
@@ -36,6 +36,14 @@ def test_cached_equals_uncached(family: str, beams: int) -> None:
     assert torch.equal(cached, write(model, num_beams=beams, use_cache=False))
     other = write(model, num_beams=beams, pixel_values=tiny.images(2, 3, seed=1))
     assert not torch.equal(cached, other)
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+def test_a_static_cache_changes_nothing(family: str) -> None:
+    model = tiny.model(family)
+    for beams in (1, 3):
+        static = write(model, num_beams=beams, cache_implementation="static")
+        assert torch.equal(static, write(model, num_beams=beams))
 
 
 @pytest.mark.parametrize("attention", ["own", "previous"])
@@ -146,3 +154,74 @@ def test_completion_stops_at_the_end_of_the_chunk() -> None:
         model.new_outputs.weight.zero_()
     model.generation_config.suppress_tokens = [t for t in range(301)]
     assert complete(model, processor, prompts, max_new_tokens=5) == ["", ""]
+
+
+PICTURES = [picture.permute(1, 2, 0).numpy() for picture in tiny.images(1, 5, seed=3)[0]]
+SHOTS = [PICTURES[0], "Output: a word", PICTURES[1], "Output: two words"]
+QUERIES = [
+    [PICTURES[2], "Output:"],
+    [PICTURES[3], "A longer question. Output:"],
+    ["without a picture"],
+    [PICTURES[4], "and", PICTURES[0].copy(), "Output:"],
+]
+PROMPTS = [[*SHOTS, *query] for query in QUERIES]
+
+
+def letters_only(model: Any, processor: Any) -> Any:
+    readable = {i for i in range(300) if processor.tokenizer.decode([i]).strip().isalnum()}
+    model.generation_config.suppress_tokens = [i for i in range(302) if i not in readable]
+    return model
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mpt"])
+def test_a_shared_beginning_is_read_once_and_changes_no_text(family: str) -> None:
+    processor = tiny.processor()
+    model = letters_only(tiny.model(family, vocab_size=300), processor).train()
+    options = {"max_new_tokens": 5, "num_beams": 3}
+    together = complete(model, processor, PROMPTS, **options)
+    assert complete_after(model, processor, SHOTS, QUERIES, **options) == together
+    assert [complete(model, processor, [one], **options)[0] for one in PROMPTS] == together
+    assert complete_after(model, processor, [], PROMPTS, **options) == together
+    assert model.training
+    assert all(text.isalnum() for text in together)
+
+
+@pytest.mark.parametrize("family", list(tiny.FAMILIES))
+@pytest.mark.parametrize("attention", ["own", "previous"])
+def test_logits_after_a_shared_beginning_are_those_of_whole_prompts(
+    family: str, attention: str
+) -> None:
+    processor, model = (
+        tiny.processor(),
+        tiny.model(family, vocab_size=300, media_attention=attention),
+    )
+    queries = [[PICTURES[2], "Output:"], [PICTURES[3], "Answer:"]]
+
+    def logits(**inputs: Any) -> torch.Tensor:
+        options = NO_STOP | {"return_dict_in_generate": True, "output_logits": True}
+        return torch.stack(model.generate(**inputs, **options).logits)
+
+    whole = logits(**processor.prompts([[*SHOTS, *query] for query in queries]))
+    after = logits(**inputs_after(model, processor, SHOTS, queries))
+    torch.testing.assert_close(after, whole, atol=3e-5, rtol=3e-5)
+    other = logits(**inputs_after(model, processor, [PICTURES[4], *SHOTS[1:]], queries))
+    assert not torch.allclose(other, whole, atol=1e-3)
+
+
+def test_equal_pictures_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor, model = tiny.processor(), tiny.model(vocab_size=300)
+    sizes = []
+    resample = model.resampler.forward
+    monkeypatch.setattr(
+        model.resampler, "forward", lambda *args: sizes.append(args[0].shape[1]) or resample(*args)
+    )
+    complete(model, processor, PROMPTS, max_new_tokens=2, num_beams=2)
+    assert sizes == [5]  # of the 12 in the prompts
+    complete_after(model, processor, SHOTS, QUERIES, max_new_tokens=2)
+    assert sizes[1:] == [2, 4]
+
+
+def test_a_static_cache_writes_the_same_text() -> None:
+    processor, model = tiny.processor(), tiny.model(vocab_size=300)
+    static = complete(model, processor, PROMPTS, max_new_tokens=5, static=True)
+    assert static == complete(model, processor, PROMPTS, max_new_tokens=5)

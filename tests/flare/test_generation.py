@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from common.data.document import Recording
 from common.data.embedded.tokenizer import train_tokenizer
@@ -53,6 +53,32 @@ def test_cached_equals_uncached(
         {"input_values": tiny.clips(2, seed=1)},
     ):
         assert not torch.equal(cached, write(model, num_beams=beams, **given, **other))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_static_cache_changes_nothing(model: FlareForConditionalGeneration, beams: int) -> None:
+    static = write(model, num_beams=beams, cache_implementation="static")
+    assert torch.equal(static, write(model, num_beams=beams))
+    unpadded = {"input_ids": IDS[1:], "attention_mask": None, "pixel_values": tiny.images(2)}
+    clip = {"input_values": tiny.clips(1), "audio_lengths": None, "num_beams": beams}
+    static = write(model, cache_implementation="static", **unpadded, **clip)
+    assert torch.equal(static, write(model, **unpadded, **clip))
+
+
+def test_a_static_cache_can_be_fed_by_hand(model: FlareForConditionalGeneration) -> None:
+    media = {
+        "pixel_values": tiny.images(3),
+        "input_values": tiny.clips(2),
+        "audio_lengths": LENGTHS,
+    }
+    whole = model(IDS, attention_mask=ATTENDED, **media).logits
+    cache = StaticCache(config=model.config, max_cache_len=WIDTH + 3)
+    steps = [
+        model(IDS[:, :-1], attention_mask=ATTENDED[:, :-1], past_key_values=cache, **media).logits
+    ]
+    new = {"attention_mask": ATTENDED, "past_key_values": cache}
+    steps.append(model(IDS[:, -1:], **new).logits)
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -175,7 +201,9 @@ def test_completion_stops_at_the_end_of_the_document() -> None:
     assert model.training
     assert len(written) == 2
     one_by_one = [complete(model, processor, [p], max_new_tokens=5)[0] for p in prompts]
-    assert written == one_by_one
+    assert (
+        written == one_by_one == complete(model, processor, prompts, max_new_tokens=5, static=True)
+    )
     assert len(set(written)) == 2
     # The only thing this model can say is </s>.
     others = [i for i in range(300) if i != tokenizer.eos_token_id]
