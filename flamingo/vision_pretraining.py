@@ -26,7 +26,7 @@ from common.data.shards.corpus import open_shards
 from common.encoders.text import TextEncoder
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
-from common.evaluation.retrieval import recalls
+from common.evaluation.metrics.recall import recalls
 from common.objectives.contrastive import Contrast, clamped_scale, info_nce
 from common.parallel.sharding import Sharding
 from common.training.task import Computed, Gather, Pairs, ParameterGroup

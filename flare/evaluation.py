@@ -15,7 +15,7 @@ from torch import Tensor
 from common.data.document import Document, Image, Recording
 from common.data.feed import Feed
 from common.evaluation.intervals import wilson_interval
-from common.evaluation.retrieval import recalls
+from common.evaluation.metrics.recall import recalls
 from common.training.task import Computed, Pairs
 from flare.data import FlareBatch
 
