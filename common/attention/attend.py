@@ -15,18 +15,18 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
-from torch.utils.checkpoint import checkpoint
 
 from common.attention.bias import GatedRelativeBias
-from common.attention.masks import Mask
+from common.attention.biased import attend_biased
+from common.attention.masks import Mask, may_look
 from common.attention.reference import reference_attention
 
 Backend = Literal["auto", "reference", "sdpa", "flex"]
 
 # On a GPU, a dense mask beyond this many entries (16 MiB) costs more than building a block mask.
 LARGE_MASK_ENTRIES = 2**24
-# Queries whose bias is held at once, of every head: 1500 keys and 16 heads take 24 MiB per clip.
-BIASED_QUERIES = 256
+# On a CPU, queries whose mask is held at once.
+CHUNK_QUERIES = 256
 
 
 def attend(
@@ -93,8 +93,10 @@ def _reference(
     scale: float,
 ) -> Tensor:
     allowed = None if mask is None else _dense(mask, q, k)
-    added = None if bias is None else bias.dense(slice(q.shape[2]))
-    return reference_attention(q, k, v, allowed=allowed, bias=added, scale=scale)
+    added = None if bias is None else bias.dense()
+    # Its single precision is meant, also under autocast.
+    with torch.autocast(q.device.type, enabled=False):
+        return reference_attention(q, k, v, allowed=allowed, bias=added, scale=scale)
 
 
 def _sdpa(
@@ -107,56 +109,43 @@ def _sdpa(
     scale: float,
 ) -> Tensor:
     if bias is not None:
-        return _sdpa_in_chunks(q, k, v, mask=mask, bias=bias, scale=scale)
-    grouped = q.shape[1] != k.shape[1]
+        return attend_biased(q, k, v, mask=mask, bias=bias, scale=scale)
     if mask is None or mask.lower_triangle:
+        grouped = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=mask is not None, scale=scale, enable_gqa=grouped
         )
-    allowed = _dense(mask, q, k)
-    sees_any = allowed.any(dim=-1, keepdim=True)
-    # Kernels differ on empty rows; such a row attends to everything here and is then set to 0.
-    attended = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed | ~sees_any, scale=scale, enable_gqa=grouped
-    )
-    return torch.where(sees_any, attended, 0.0)
+    if may_look(q) and q.shape[2] > CHUNK_QUERIES:
+        return _sdpa_in_chunks(q, k, v, mask=mask, scale=scale)
+    return _sdpa_under(_dense(mask, q, k), q, k, v, scale=scale)
 
 
-def _sdpa_in_chunks(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, bias: GatedRelativeBias, scale: float
-) -> Tensor:
-    """A chunk of queries at a time; backward computes the chunk again instead of keeping it."""
+def _sdpa_in_chunks(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask, scale: float) -> Tensor:
+    """A chunk of queries with the keys from the first to the last that any of them sees.
 
-    def attended(queries: slice) -> Tensor:
-        added = bias.dense(queries)
-        sees_any = None
-        if mask is not None:
-            allowed = _dense(_from_query(mask, queries.start), q[:, :, queries], k)
-            sees_any = allowed.any(dim=-1, keepdim=True)
-            added = added.masked_fill(~allowed & sees_any, -math.inf)
-        chunk = F.scaled_dot_product_attention(
-            q[:, :, queries],
-            k,
-            v,
-            attn_mask=added.to(q.dtype),
-            scale=scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        return chunk if sees_any is None else torch.where(sees_any, chunk, 0.0)
-
+    Of a row of packed documents most keys are left out; looking is free on a CPU.
+    """
     chunks = []
-    for start in range(0, q.shape[2], BIASED_QUERIES):
-        queries = slice(start, min(start + BIASED_QUERIES, q.shape[2]))
-        # Nothing in a chunk is random.
-        kept = checkpoint(attended, queries, use_reentrant=False, preserve_rng_state=False)
-        chunks.append(kept)
+    for start in range(0, q.shape[2], CHUNK_QUERIES):
+        queries = q[:, :, start : start + CHUNK_QUERIES]
+        allowed = _dense(mask.after(start), queries, k)
+        seen = allowed.flatten(0, 2).any(dim=0).nonzero()[:, 0].tolist() or [0]
+        keys = slice(seen[0], seen[-1] + 1)
+        parts = queries, k[:, :, keys], v[:, :, keys]
+        chunks.append(_sdpa_under(allowed[..., keys], *parts, scale=scale))
     return torch.cat(chunks, dim=2)
 
 
-def _from_query(mask: Mask, start: int) -> Mask:
-    """The rule as query number `start` and those after it see it, counted from 0."""
-    rule = mask.rule
-    return Mask(rule=lambda b, q, k: rule(b, q + start, k))
+def _sdpa_under(allowed: Tensor, q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    sees_any = allowed.any(dim=-1, keepdim=True)
+    # Kernels differ on empty rows; such a row attends to everything here and is then set to 0.
+    given, grouped = allowed | ~sees_any, q.shape[1] != k.shape[1]
+    attended = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=given, scale=scale, enable_gqa=grouped
+    )
+    if may_look(q) and sees_any.all():
+        return attended
+    return torch.where(sees_any, attended, 0.0)
 
 
 def _dense(mask: Mask, q: Tensor, k: Tensor) -> Tensor:

@@ -35,11 +35,8 @@ class GatedRelativeBias:
     def needs_gradient(self) -> bool:
         return self.table.requires_grad or self.gate.requires_grad
 
-    def dense(self, queries: slice) -> Float[Tensor, "b h q n"]:
-        """The bias of some neighbouring queries; memory is b * h * n numbers for each of them."""
-        start, stop, _ = queries.indices(self.gate.shape[2])
-        num_keys = self.num_keys
+    def dense(self) -> Float[Tensor, "b h s n"]:
+        """All of it: what no attention but the reference makes."""
         # Window i of the row starts at relative position i - (n - 1) and so is query n - 1 - i's.
-        columns = self.table[:, num_keys - stop : 2 * num_keys - 1 - start]
-        rows = columns.unfold(-1, num_keys, 1).flip(1)
-        return rearrange(self.gate[:, :, queries], "b h q -> b h q 1") * rows
+        rows = self.table.unfold(-1, self.num_keys, 1).flip(1)[:, : self.gate.shape[2]]
+        return rearrange(self.gate, "b h s -> b h s 1") * rows

@@ -8,7 +8,7 @@ captures must live on the device where the mask is evaluated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int
@@ -28,10 +28,19 @@ class Mask:
 
     rule: Rule
     lower_triangle: bool = False
+    # By sizes and device: all layers of a forward pass share one.
+    _block_masks: dict[tuple[object, ...], BlockMask] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __and__(self, other: Mask) -> Mask:
         left, right = self.rule, other.rule
         return Mask(rule=lambda b, q, k: left(b, q, k) & right(b, q, k))
+
+    def after(self, queries: int) -> Mask:
+        """The rule as query number `queries` and those after it see it, counted from 0."""
+        rule = self.rule
+        return Mask(rule=lambda b, q, k: rule(b, q + queries, k))
 
     def dense(
         self, *, batch: int, num_queries: int, num_keys: int, device: torch.device | str
@@ -46,18 +55,20 @@ class Mask:
     def block_mask(
         self, *, batch: int, num_queries: int, num_keys: int, device: torch.device | str
     ) -> BlockMask:
-        """The rule as FlexAttention's block-sparse mask, shared by all heads."""
-        rule = self.rule
-        return create_block_mask(
-            lambda b, h, q, k: rule(b, q, k),
-            B=batch,
-            H=None,
-            Q_LEN=num_queries,
-            KV_LEN=num_keys,
-            device=torch.device(device),
-            # Uncompiled, the builder materialises the dense mask first.
-            _compile=torch.device(device).type == "cuda",
-        )
+        """The rule as FlexAttention's block-sparse mask, shared by all heads; built once."""
+        rule, sizes = self.rule, (batch, num_queries, num_keys, torch.device(device))
+        if sizes not in self._block_masks:
+            self._block_masks[sizes] = create_block_mask(
+                lambda b, h, q, k: rule(b, q, k),
+                B=batch,
+                H=None,
+                Q_LEN=num_queries,
+                KV_LEN=num_keys,
+                device=torch.device(device),
+                # Uncompiled, the builder materialises the dense mask first.
+                _compile=torch.device(device).type == "cuda",
+            )
+        return self._block_masks[sizes]
 
 
 def causal(*, offset: int = 0) -> Mask:
@@ -92,3 +103,8 @@ def media_span(
             (first[b, q] <= k // tokens_per_item + 1) & (k // tokens_per_item + 1 <= last[b, q])
         )
     )
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether reading a value is free: an accelerator is waited for, a compiler has none."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -6,6 +6,7 @@ kept. Waveforms are normalised inside, over their valid samples. The base type i
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,8 @@ from common.encoders.weights import load_exactly, read_weights
 from common.errors import UserError
 
 VARIANCE_FLOOR = 1e-7  # of Wav2Vec2FeatureExtractor, with which the checkpoints were trained
+# Of the convolutions at once, without gradients: the first one holds 64 vectors per frame.
+PIECE_FRAMES = 250
 Samples = TypeVar("Samples", Tensor, int)
 
 
@@ -141,10 +144,7 @@ class WavLM(nn.Module):
     @property
     def shortest_clip(self) -> int:
         """Samples under the first frame: 400, which are 25 ms."""
-        samples = 1
-        for kernel, stride in zip(self.conv_kernels[::-1], self.conv_strides[::-1], strict=True):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return _reach(self.conv_kernels, self.conv_strides)
 
 
 class _FeatureExtractor(nn.Module):
@@ -152,6 +152,7 @@ class _FeatureExtractor(nn.Module):
         self, *, dims: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
     ) -> None:
         super().__init__()
+        self.kernels, self.strides = tuple(kernels), tuple(strides)
         in_dims = (1, *dims[:-1])
         self.conv_layers = nn.ModuleList(
             ConvLayer(in_dim=in_dim, out_dim=out_dim, kernel=kernel, stride=stride)
@@ -159,6 +160,18 @@ class _FeatureExtractor(nn.Module):
         )
 
     def forward(self, waveforms: Float[Tensor, "m t"]) -> Float[Tensor, "m n c"]:
+        """A frame hears its own samples alone: without gradients, some frames at a time."""
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters()):
+            return self._heard(waveforms)
+        hop, reach = math.prod(self.strides), _reach(self.kernels, self.strides)
+        num_frames = (waveforms.shape[1] - reach) // hop + 1
+        pieces = [
+            self._heard(waveforms[:, start * hop : (start + PIECE_FRAMES - 1) * hop + reach])
+            for start in range(0, num_frames, PIECE_FRAMES)
+        ]
+        return torch.cat(pieces, dim=1)
+
+    def _heard(self, waveforms: Float[Tensor, "m t"]) -> Float[Tensor, "m n c"]:
         x = rearrange(waveforms, "m t -> m 1 t")
         for layer in self.conv_layers:
             x = layer(x)
@@ -201,6 +214,14 @@ class _Encoder(nn.Module):
                 dropped = torch.rand((), device=x.device) < self.layer_drop
                 x = torch.where(dropped, passed, x)
             yield x
+
+
+def _reach(kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Samples under one frame of convolutions on top of each other."""
+    samples = 1
+    for kernel, stride in zip(kernels[::-1], strides[::-1], strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
 
 
 def _before(counts: Int[Tensor, " m"], size: int) -> Bool[Tensor, "m size"]:

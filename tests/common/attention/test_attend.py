@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.attention import attend as attend_module
+from common.attention import biased
 from common.attention.attend import Backend, attend
 from common.attention.bias import GatedRelativeBias
 from common.attention.masks import Mask, causal, media_span, same_document, valid_keys
@@ -72,6 +73,40 @@ def test_a_backend_equals_the_reference_in_values_and_gradients(
     actual = values_and_gradients(inputs(dtype), MASKS[name], backend)
     expected = values_and_gradients(inputs(dtype), MASKS[name], "reference")
     assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_chunks_of_queries_with_the_keys_they_see_equal_the_reference(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Five queries: two whole chunks and one with a single query.
+    monkeypatch.setattr(attend_module, "CHUNK_QUERIES", 2)
+    actual = values_and_gradients(inputs(torch.float64), MASKS[name], "sdpa")
+    expected = values_and_gradients(inputs(torch.float64), MASKS[name], "reference")
+    assert_close(actual, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_of_packed_documents_only_neighbouring_keys_are_read() -> None:
+    length = 4 * attend_module.CHUNK_QUERIES
+    q, k, v = (torch.randn(1, 1, length, 8, requires_grad=True) for _ in range(3))
+    document = torch.arange(length)[None] // 100
+    with LargestTensor() as largest:
+        attend(q, k, v, mask=same_document(document, document)).sum().backward()
+    # One chunk's mask over all keys; its scores are of a third of them.
+    assert largest.numbers == attend_module.CHUNK_QUERIES * length
+
+
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
+def test_under_autocast_a_mask_works_and_the_precision_is_that_of_the_inputs(
+    backend: Backend,
+) -> None:
+    tensors = [x.detach() for x in inputs(torch.bfloat16)]
+    bias = GatedRelativeBias(torch.ones(H, 2 * N - 1), torch.ones(B, H, S))
+    expected = [attend(*tensors, mask=DOCUMENTS, bias=b, backend=backend) for b in (None, bias)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = [attend(*tensors, mask=DOCUMENTS, bias=b, backend=backend) for b in (None, bias)]
+    assert actual[0].dtype == torch.bfloat16
+    assert_close(actual, expected, rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
@@ -157,13 +192,16 @@ def biased_values_and_gradients(
     return attended, *torch.autograd.grad(attended, tensors, weights)
 
 
-@pytest.mark.parametrize("backend", FAST_BACKENDS)
+@pytest.mark.parametrize("backend", [*FAST_BACKENDS, "sdpa of an accelerator"])
 @pytest.mark.parametrize("name", MASKS)
 def test_a_biased_backend_equals_the_reference_in_values_and_gradients(
-    backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+    backend: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Five queries: two whole chunks and one with a single query.
-    monkeypatch.setattr(attend_module, "BIASED_QUERIES", 2)
+    monkeypatch.setattr(biased, "BIASED_QUERIES", 2)
+    if backend not in FAST_BACKENDS:
+        backend = "sdpa"
+        monkeypatch.setattr(biased, "may_look", lambda x: False)
     actual = biased_values_and_gradients(MASKS[name], backend, dtype=torch.float64)
     expected = biased_values_and_gradients(MASKS[name], "reference", dtype=torch.float64)
     assert_close(actual, expected, rtol=1e-12, atol=1e-13)
@@ -173,7 +211,7 @@ def test_a_biased_backend_equals_the_reference_in_values_and_gradients(
 def test_the_reference_adds_the_bias_to_the_scores() -> None:
     q, k, v, table, gate = biased_inputs(torch.float64, key_heads=H)
     bias = GatedRelativeBias(table, gate)
-    scores = 0.3 * q @ k.mT + bias.dense(slice(S))
+    scores = 0.3 * q @ k.mT + bias.dense()
     actual = attend(q, k, v, bias=bias, scale=0.3, backend="reference")
     assert_close(actual, scores.softmax(dim=-1) @ v)
 
@@ -202,10 +240,12 @@ class LargestTensor(TorchDispatchMode):
         return results
 
 
+@pytest.mark.parametrize("looks", [True, False], ids=["CPU", "accelerator"])
 @pytest.mark.parametrize("with_gradient", [False, True], ids=["frozen bias", "trained bias"])
 def test_all_scores_of_a_biased_call_never_exist_at_once_and_nothing_of_them_is_kept(
-    with_gradient: bool,
+    with_gradient: bool, looks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(biased, "may_look", lambda x: looks)
     b, h, n, e = 2, 3, 700, 8
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(b, h, n, e, generator=generator).requires_grad_() for _ in range(3))
@@ -222,7 +262,7 @@ def test_all_scores_of_a_biased_call_never_exist_at_once_and_nothing_of_them_is_
         bias = GatedRelativeBias(table, gate)
         attended = attend(q, k, v, mask=valid_keys(valid), bias=bias, backend="sdpa")
         attended.square().sum().backward()
-    assert largest.numbers <= b * h * n * attend_module.BIASED_QUERIES < b * h * n * n
+    assert largest.numbers <= b * h * n * biased.BIASED_QUERIES < b * h * n * n
     assert max(kept) <= b * h * n * e
     assert (table.grad is not None) == with_gradient
 

@@ -51,3 +51,17 @@ def test_the_block_mask_covers_exactly_the_dense_mask(num_keys: int) -> None:
     per_index = block_mask.mask_mod(rows, torch.zeros_like(rows), queries, held)
     assert torch.equal(per_index, mask.dense(**sizes)[:, 0])
     assert block_mask.seq_lengths == (sizes["num_queries"], num_keys)
+
+
+def test_a_block_mask_is_built_once_for_the_same_sizes() -> None:
+    mask = causal()
+    sizes = {"batch": 1, "num_queries": 5, "num_keys": 7, "device": "cpu"}
+    assert mask.block_mask(**sizes) is mask.block_mask(**sizes)
+    assert mask.block_mask(**sizes | {"num_queries": 6}).seq_lengths == (6, 7)
+
+
+def test_the_later_queries_of_a_mask_see_what_they_saw() -> None:
+    sizes = {"batch": 1, "num_keys": 7, "device": "cpu"}
+    whole = causal(offset=1).dense(num_queries=5, **sizes)
+    later = causal(offset=1).after(2).dense(num_queries=3, **sizes)
+    assert torch.equal(later, whole[:, :, 2:])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForCTC, WavLMModel
 
+from common.encoders import wavlm
 from common.encoders.wavlm import WavLM, _random_spans, load_wavlm
 from common.errors import UserError
 
@@ -157,6 +158,16 @@ def test_a_padded_clip_equals_the_clip_alone_whatever_stands_behind_it():
     alone, all_valid = model(short[None], torch.tensor([len(short)]))
     assert all_valid.all()
     assert_close(together[1][valid[1]], alone[0], rtol=0, atol=1e-5)
+
+
+def test_frames_heard_in_pieces_equal_those_of_the_whole_clip(monkeypatch: pytest.MonkeyPatch):
+    model, batch = ours(), padded(clips())
+    whole, _ = model(*batch)  # with gradients, at once
+    monkeypatch.setattr(wavlm, "PIECE_FRAMES", 10)  # of 49
+    with torch.no_grad():
+        pieces, valid = model(*batch)
+    assert whole.requires_grad
+    assert_close(pieces[valid], whole[valid], rtol=0, atol=1e-5)
 
 
 def test_loudness_and_offset_of_a_recording_carry_nothing():
