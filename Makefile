@@ -18,7 +18,7 @@ EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
 COMPILED := $(shell find tests -name 'test_compile*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-flare test check lint format parameters numbers
+.PHONY: help install quickstart quickstart-flare test check lint format parameters numbers peers
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,3 +58,9 @@ parameters: $(STAMP)  ## parameter table of every preset, per component
 
 numbers: $(STAMP)  ## sizes of files and functions, lines of the reading path
 	$(BIN)/python scripts/house_numbers.py
+
+# Their requirements pin old versions of ours, hence --no-deps.
+PEERS := open-flamingo flamingo-pytorch einops-exts open_clip_torch ftfy wcwidth
+
+peers: $(STAMP)  ## add the libraries that benchmarks time ours beside
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(PEERS)

@@ -3,7 +3,9 @@
 Own-item attention costs O(text x latents per item) whatever the number of items: the tokens are
 sorted by item, cut into tiles of one item each, and every tile meets only its item's latents in
 one unmasked call. On an accelerator shapes depend on sizes alone: nothing waits for the device and
-nothing recompiles. Items are numbered from 1; 0 means "sees no media" and gives exactly 0.
+nothing recompiles. A CPU reads the map for free: there every run of tokens of one item is a call
+of its own, and where rows are tiny one masked call does. Items are numbered from 1; 0 means "sees
+no media" and gives exactly 0.
 """
 
 from dataclasses import dataclass
@@ -14,8 +16,11 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common.attention.attend import Backend, attend
-from common.attention.masks import media_span
+from common.attention.attend import CHUNK_QUERIES, Backend, attend
+from common.attention.masks import may_look, media_span
+
+# Multiplications of a row with one item's latents that cost a CPU less than a call of their own.
+TINY_ROW = 2**19
 
 
 def attend_own_media(
@@ -39,7 +44,11 @@ def attend_own_media(
     if num_items == 0:
         return attend(q, _flatten_items(k), _flatten_items(v), backend=backend)
     if num_items > 1 and item.shape[1] > 1:
-        return _attend_in_tiles(q, k, v, item=item, backend=backend)
+        if not may_look(item):
+            return _attend_in_tiles(q, k, v, item=item, backend=backend)
+        if _is_tiny(q, k):
+            return attend_previous_media(q, k, v, first=item, last=item, backend=backend)
+        return _attend_in_runs(q, k, v, item=item, backend=backend)
     # One item, or one token per row (decoding): nothing to sort.
     attended = attend(q, _own_of_row(k, item), _own_of_row(v, item), backend=backend)
     return torch.where((item > 0)[:, None, :, None], attended, 0.0)
@@ -72,6 +81,31 @@ def _own_of_row(x: Float[Tensor, "b m g n e"], item: Int[Tensor, "b s"]) -> Tens
         return x[:, 0]
     rows = torch.arange(item.shape[0], device=item.device)
     return x[rows, (item[:, 0] - 1).clamp(min=0)]
+
+
+def _is_tiny(q: Float[Tensor, "b h s e"], k: Float[Tensor, "b m g n e"]) -> bool:
+    # Longer rows meet a mask in chunks, whose keys depend on what other items' tokens see.
+    return q.shape[2] <= CHUNK_QUERIES and q[0].numel() * k.shape[3] <= TINY_ROW
+
+
+def _attend_in_runs(q: Tensor, k: Tensor, v: Tensor, *, item: Tensor, backend: Backend) -> Tensor:
+    """A call for every run of tokens that see the same item: nothing is copied, padded or sorted.
+
+    item = 1 1 2 0 0 1: runs of 2, 1, 2 and 1 tokens. Where a run ends depends on its own item's
+    tokens alone, so other items change none of its bits.
+    """
+    of_row = torch.arange(item.shape[0])[:, None] * k.shape[1]
+    items, lengths = (
+        torch.where(item > 0, of_row + item, 0).flatten().unique_consecutive(return_counts=True)
+    )
+    runs = rearrange(q, "b h s e -> 1 (b s) h e").split(lengths.tolist(), dim=1)
+    # In front an item without latents, the 0 of tokens that see none.
+    keys, values = ((x[0, :1, :, :0], *x.flatten(0, 1)[:, None]) for x in (k, v))
+    attended = [
+        attend(run.transpose(1, 2), keys[number], values[number], backend=backend).transpose(1, 2)
+        for run, number in zip(runs, items.tolist(), strict=True)
+    ]
+    return rearrange(torch.cat(attended, dim=1), "1 (b s) h e -> b h s e", b=len(item))
 
 
 def _attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, *, item: Tensor, backend: Backend) -> Tensor:
@@ -136,7 +170,7 @@ def _cut_into_tiles(item: Int[Tensor, "b s"], *, num_items: int) -> _Tiles:
     start = torch.searchsorted(sorted_segment, torch.arange(num_segments + 1, device=device))
     tiles_of_segment = (start.diff() + size - 1) // size
     tile_end = tiles_of_segment.cumsum(0)
-    num_tiles = _num_tiles(tile_end, num_tokens=num_tokens, size=size)
+    num_tiles = _most_tiles(num_tokens=num_tokens, num_segments=len(tile_end), size=size)
 
     tiles = torch.arange(num_tiles, device=device)
     item_of_tile = torch.searchsorted(tile_end, tiles, right=True).clamp(max=num_segments - 1)
@@ -172,13 +206,6 @@ def _tile_size(length: int, *, num_items: int) -> int:
     else:
         size = 128 if average_segment < 512 else 256
     return min(size, length)
-
-
-def _num_tiles(tile_end: Int[Tensor, " k"], *, num_tokens: int, size: int) -> int:
-    """The exact number on the CPU, where reading it is free; elsewhere a bound from sizes alone."""
-    if tile_end.device.type == "cpu" and not torch.compiler.is_compiling():
-        return max(1, int(tile_end[-1]))
-    return _most_tiles(num_tokens=num_tokens, num_segments=len(tile_end), size=size)
 
 
 def _most_tiles(*, num_tokens: int, num_segments: int, size: int) -> int:

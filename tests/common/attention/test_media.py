@@ -1,5 +1,6 @@
 """Attention to media items: equal to a dense mask, blind to everything that is not one's own."""
 
+from collections.abc import Callable
 from typing import get_args
 
 import hypothesis.strategies as st
@@ -16,6 +17,17 @@ from common.attention.media import attend_own_media, attend_previous_media
 
 ALL_BACKENDS = get_args(Backend)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# What a device or sizes choose: accelerators cut tiles, a CPU calls for every run, or once if tiny.
+WAYS: dict[str, tuple[str, object]] = {
+    "tiles": ("may_look", lambda x: False),
+    "runs": ("TINY_ROW", 0),
+    "one call": ("TINY_ROW", 2**62),
+}
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    return lambda way: monkeypatch.setattr(media, *WAYS[way])
 
 
 def media_inputs(
@@ -42,14 +54,17 @@ def token_maps(draw: st.DrawFn) -> tuple[int, Tensor]:
     return num_items, torch.tensor(draw(st.lists(rows, min_size=3, max_size=3)))
 
 
-@settings(max_examples=40)
-@given(token_maps())
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=20)
+@given(example=token_maps())
 def test_own_media_equal_a_dense_mask_for_any_map_of_tokens_to_items(
-    example: tuple[int, Tensor],
+    way: str, example: tuple[int, Tensor]
 ) -> None:
     num_items, item = example
     tensors = media_inputs(b=3, s=item.shape[1], m=num_items, n=5)
-    actual = attend_own_media(*tensors, item=item, backend="sdpa")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media, *WAYS[way])
+        actual = attend_own_media(*tensors, item=item, backend="sdpa")
     expected = through_a_dense_mask(*tensors, item, item)
     assert_close(actual, expected, rtol=1e-5, atol=2e-6)
     grad = torch.linspace(-1, 1, actual.numel()).view_as(actual)
@@ -60,27 +75,12 @@ def test_own_media_equal_a_dense_mask_for_any_map_of_tokens_to_items(
     assert gradients[0][blind].count_nonzero() == 0
 
 
-@settings(max_examples=20)
-@given(token_maps())
-def test_the_number_of_tiles_known_from_sizes_alone_is_always_enough(
-    example: tuple[int, Tensor],
-) -> None:
-    """Accelerators use this bound, the CPU the exact number of tiles."""
-    num_items, item = example
-    tensors = media_inputs(b=3, s=item.shape[1], m=num_items, n=5)
-    exact = attend_own_media(*tensors, item=item)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            media,
-            "_num_tiles",
-            lambda tile_end, **sizes: media._most_tiles(num_segments=len(tile_end), **sizes),
-        )
-        bounded = attend_own_media(*tensors, item=item)
-    assert torch.equal(bounded, exact)
-
-
+@pytest.mark.parametrize("way", ["tiles", "runs"])
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
-def test_many_items_and_one_very_long_segment_equal_a_dense_mask(backend: Backend) -> None:
+def test_many_items_and_one_very_long_segment_equal_a_dense_mask(
+    backend: Backend, way: str, choose: Callable[[str], None]
+) -> None:
+    choose(way)
     item = torch.cat([torch.zeros(3), torch.ones(200), torch.arange(2, 33), torch.full((9,), 20)])
     item = torch.stack([item, item.flip(0)]).long()
     tensors = media_inputs(b=2, s=item.shape[1], m=32, n=5)
@@ -91,10 +91,13 @@ def test_many_items_and_one_very_long_segment_equal_a_dense_mask(backend: Backen
 
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-@pytest.mark.parametrize("length", [9, 300], ids=["one tile", "several tiles"])
+@pytest.mark.parametrize(
+    ("way", "length"), [("one call", 9), ("tiles", 9), ("tiles", 300), ("runs", 300)]
+)
 def test_other_items_and_their_tokens_change_no_bit(
-    backend: Backend, dtype: torch.dtype, length: int
+    backend: Backend, dtype: torch.dtype, way: str, length: int, choose: Callable[[str], None]
 ) -> None:
+    choose(way)
     item = torch.arange(2 * length).reshape(2, length) * 7 // length
     tensors = media_inputs(b=2, s=length, m=13, n=64, h=2, g=2, e=16)
     q, k, v = (x.detach().to(dtype) for x in tensors)
@@ -107,7 +110,7 @@ def test_other_items_and_their_tokens_change_no_bit(
     after = attend_own_media(q.where(mine_in_q, -4 * q), k, v, item=item, backend=backend)
     assert torch.equal(before.masked_select(mine_in_q), after.masked_select(mine_in_q))
 
-    rebound = item.where(mine, (item * 5 + torch.arange(length)) % 11 + 3)
+    rebound = item.where(mine, (item * 5 + torch.arange(length) // 15) % 11 + 3)
     after = attend_own_media(q, k, v, item=rebound, backend=backend)
     assert torch.equal(before.masked_select(mine_in_q), after.masked_select(mine_in_q))
     assert not torch.equal(before, after)
@@ -156,9 +159,27 @@ def test_a_reference_to_a_missing_item_is_refused(length: int) -> None:
             attend_own_media(q, k, v, item=torch.full((2, length), wrong))
 
 
-def test_own_media_can_be_differentiated_twice() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_items_that_no_token_sees_have_a_gradient_of_zero(
+    way: str, choose: Callable[[str], None]
+) -> None:
+    choose(way)
+    q, k, v = media_inputs(b=3, s=7, m=2, n=5)
+    item = torch.zeros(3, 7, dtype=torch.long)
+    item[:2, -1] = 2
+    gradients = torch.autograd.grad(attend_own_media(q, k, v, item=item).sum(), (q, k, v))
+    assert gradients[2][:2, 1].count_nonzero() > 0
+    assert gradients[1][:, 0].count_nonzero() == gradients[2][2].count_nonzero() == 0
+    blind = torch.autograd.grad(attend_own_media(q, k, v, item=0 * item).sum(), (q, k, v))
+    assert not any(gradient.count_nonzero() for gradient in blind)
+
+
+@pytest.mark.parametrize("way", ["tiles", "runs"])
+def test_own_media_can_be_differentiated_twice(way: str, choose: Callable[[str], None]) -> None:
+    choose(way)
     item = torch.tensor([[2, 0, 1, 1, 2]])
-    tensors = tuple(x.detach().double().requires_grad_() for x in media_inputs(b=1, s=5, m=2, n=3))
+    sizes = {"b": 1, "s": 5, "m": 2, "n": 3, "h": 2, "g": 1, "e": 4}
+    tensors = tuple(x.detach().double().requires_grad_() for x in media_inputs(**sizes))
     assert torch.autograd.gradgradcheck(
         lambda q, k, v: attend_own_media(q, k, v, item=item, backend="reference"), tensors
     )
