@@ -4,6 +4,7 @@
     python scripts/benchmark.py loss --json
     python scripts/benchmark.py data
     python scripts/benchmark.py training
+    python scripts/benchmark.py all --json > figures.jsonl
 
 A suite is a module of `scripts/benchmarks` that says what it measures.
 """
@@ -33,34 +34,45 @@ SUITES = (
     "import",
     "load",
 )
-MODULES = {"import": "importing"}  # where a name is a word of Python's own
+NAMES = f"{', '.join(SUITES)}, or all of them one after the other"
 
 
 def main() -> int:
-    """Prints one suite's figures as a table, or as JSON with the machine they were taken on."""
+    """Prints every chosen suite's figures as a table, or as JSON with the machine's name."""
     parser = argparse.ArgumentParser(description="Times our way beside the plain way.")
-    parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("suites", nargs="+", choices=(*SUITES, "all"), metavar="SUITE", help=NAMES)
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each suite")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the figures")
     chosen = parser.parse_args()
     sys.path.insert(0, str(ROOT))  # a script finds no modules but those of its own folder
-    name = MODULES.get(chosen.suite, chosen.suite.replace("-", "_"))
-    suite = import_module(f"scripts.benchmarks.{name}")
-    if chosen.plot is not None and not hasattr(suite, "plot"):
-        parser.error(f"{chosen.suite} has no picture; leave out --plot")
-    rows = suite.figures()
-    if chosen.plot is not None:
-        suite.plot(rows, chosen.plot)
-    if chosen.json:
-        machine = {"torch": torch.__version__, "processor": platform.machine()}
-        figures = {"suite": chosen.suite, "threads": torch.get_num_threads(), "rows": rows}
-        print(json.dumps({**figures, **machine}, indent=2))
-        return 0
-    table = Table(*rows[0])
+    names = SUITES if "all" in chosen.suites else chosen.suites
+    suites = {name: import_module(f"scripts.benchmarks.{_module(name)}") for name in names}
+    if chosen.plot is not None and not (len(names) == 1 and hasattr(suites[names[0]], "plot")):
+        parser.error(f"{', '.join(names)} cannot be drawn as one picture; leave out --plot")
+    for name, suite in suites.items():
+        rows = suite.figures()
+        if chosen.plot is not None:
+            suite.plot(rows, chosen.plot)
+        _tell(name, rows, as_json=chosen.json)
+    return 0
+
+
+def _module(suite: str) -> str:
+    """`import` is a word of Python's own."""
+    return "importing" if suite == "import" else suite.replace("-", "_")
+
+
+def _tell(suite: str, rows: list[dict[str, int | float | str]], *, as_json: bool) -> None:
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"cpu {platform.machine()}"
+    if as_json:
+        machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        print(json.dumps({"suite": suite, "rows": rows, **machine}), flush=True)
+        return
+    table = Table(*rows[0], title=f"{suite} on {device}", title_justify="left")
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console(width=max(100, 12 * len(rows[0]))).print(table)
-    return 0
 
 
 if __name__ == "__main__":
