@@ -18,7 +18,7 @@ EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
 COMPILED := $(shell find tests -name 'test_compile*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-flare test check lint format parameters numbers peers
+.PHONY: help install quickstart quickstart-flare test check lint format parameters numbers peers fixtures
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,3 +64,6 @@ PEERS := open-flamingo flamingo-pytorch einops-exts open_clip_torch ftfy wcwidth
 
 peers: $(STAMP)  ## add the libraries that benchmarks time ours beside
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(PEERS)
+
+fixtures: peers  ## run the peers once more for what the conversion tests compare with
+	$(BIN)/python scripts/fixtures/flamingo_peers.py tests/fixtures/flamingo

@@ -28,6 +28,7 @@ class FlamingoVisionConfig(PreTrainedConfig):
     image_size: int = 224
     model_options: dict[str, Any] | None = None  # handed to `timm.create_model`
     layer: int | None = None  # block that is read, -1 the last, without norm; None: after the norm
+    tokens: Literal["patches", "all"] = "patches"  # all: the class token too
     # Per channel, of pixels in 0..1; a list when read from JSON.
     image_mean: Any = IMAGENET_MEAN
     image_std: Any = IMAGENET_STD
@@ -55,7 +56,8 @@ class FlamingoConfig(PreTrainedConfig):
     resampler_heads: int = 16
     resampler_head_dim: int = 96
     resampler_feed_forward_dim: int = 6144
-    resampler_activation: Literal["squared_relu", "gelu"] = "squared_relu"
+    resampler_activation: Literal["squared_relu", "gelu", "relu"] = "squared_relu"
+    resampler_head_norm: bool = False  # LayerNorm of queries and keys over the head width
     num_frames: int = 8  # frames of a video in training; time embeddings are interpolated for more
 
     # A gated block before LM block i when i >= first and (i - first) % interval == 0.
@@ -64,7 +66,10 @@ class FlamingoConfig(PreTrainedConfig):
     cross_attention_head_dim: int = 128
     cross_attention_heads: int | None = None  # None: as many as the LM's width holds
     cross_attention_feed_forward_dim: int = 4096
-    cross_attention_activation: Literal["squared_relu", "gelu"] = "squared_relu"
+    cross_attention_activation: Literal["squared_relu", "gelu", "swiglu"] = "squared_relu"
+    cross_attention_rms_eps: float | None = None  # RMSNorm with this epsilon; None: LayerNorm
+    cross_attention_head_norm: bool = False  # RMSNorm of queries and keys over the head width
+    gate_per_channel: bool = False
     media_attention: Literal["own", "previous"] = "own"
     attention_backend: Literal["auto", "reference", "sdpa", "flex"] = "auto"
 

@@ -323,6 +323,7 @@ def build_vision_encoder(vision: FlamingoVisionConfig) -> VisionEncoder:
         mean=vision.image_mean,
         std=vision.image_std,
         layer=vision.layer,
+        class_token=vision.tokens == "all",
     )
     for module in encoder.modules():
         module.__dict__["_is_hf_initialized"] = (

@@ -1,10 +1,11 @@
 """Vision encoder: any timm model by name, reduced to one sequence of tokens per image.
 
 The tokens are timm's `forward_features`: what the network holds after its last norm or activation
-and before any pooling, with class and register tokens dropped; convolutional maps are read row by
-row. Of a transformer the output of an earlier block can be read instead, as it is, without norm.
-The classifier is removed. Normalisation by mean and standard deviation happens inside, so a caller
-hands over plain pixels. Nothing is ever downloaded: weights are random or a local file.
+and before any pooling, with class and register tokens dropped unless asked for; convolutional maps
+are read row by row. Of a transformer the output of an earlier block can be read instead, as it is,
+without norm. The classifier is removed. Normalisation by mean and standard deviation happens
+inside, so a caller hands over plain pixels. Nothing is ever downloaded: weights are random or a
+local file.
 """
 
 import difflib
@@ -47,6 +48,7 @@ class VisionEncoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         layer: int | None = None,
+        class_token: bool = False,
         weights: Path | None = None,
     ) -> None:
         super().__init__()
@@ -61,6 +63,9 @@ class VisionEncoder(nn.Module):
         _give_every_parameter_a_dimension(self.model)
         self.dim: int = self.model.num_features
         self.num_tokens: int = _count_tokens(self.model, image_size=image_size)
+        self.class_token = class_token
+        if class_token:
+            self.num_tokens += _num_prefix_tokens(self.model, name=name)
         self.layer = layer
         if layer is not None:
             _freeze_after(self.model, _block_number(self.model, name=name, layer=layer))
@@ -79,18 +84,19 @@ class VisionEncoder(nn.Module):
         """Tokens of images whose pixels are bytes 0..255 or floats 0..1."""
         pixels = self._normalise(pixels)
         if self.layer is not None:
-            (features,) = self.model.forward_intermediates(
+            ((features, prefix),) = self.model.forward_intermediates(
                 pixels,
                 indices=[self.layer],
                 stop_early=True,
                 norm=False,
                 output_fmt="NLC",
                 intermediates_only=True,
+                return_prefix_tokens=True,
             )
-            return features
+            return torch.cat([prefix, features], dim=1) if self.class_token else features
         features = self.model.forward_features(pixels)
         if features.ndim == 3:
-            return features[:, self.model.num_prefix_tokens :]
+            return features if self.class_token else features[:, self.model.num_prefix_tokens :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return rearrange(features, "b y x d -> b (y x) d")
         return rearrange(features, "b d y x -> b (y x) d")
@@ -114,6 +120,7 @@ class VisionEncoder(nn.Module):
             "mean": self.mean,
             "std": self.std,
             "layer": self.layer,
+            "class_token": self.class_token,
         }
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -192,6 +199,12 @@ def _block_number(model: Any, *, name: str, layer: int) -> int:
             f"choose from {-num_blocks} to {num_blocks - 1}"
         )
     return layer % num_blocks
+
+
+def _num_prefix_tokens(model: Any, *, name: str) -> int:
+    if not hasattr(model, "num_prefix_tokens"):
+        raise UserError(f"{name} has no class token; leave out class_token")
+    return int(model.num_prefix_tokens)
 
 
 def _freeze_after(model: Any, block: int) -> None:

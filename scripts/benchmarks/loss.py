@@ -29,15 +29,15 @@ def figures() -> list[Row]:
         value = linear_next_token_loss(rows, weight, wanted, z_loss=Z_LOSS)
         return (value.detach(), *torch.autograd.grad(value, (hidden, weight)))
 
-    def all_logits(z_loss: float = 0.0) -> tuple[Tensor, ...]:
+    def all_logits(*, with_z_loss: bool = False) -> tuple[Tensor, ...]:
         logits = hidden @ weight.T
         value = F.cross_entropy(logits, targets, reduction="sum")
-        if z_loss > 0:
-            value = value + z_loss * logits.logsumexp(dim=1).square().sum()
+        if with_z_loss:
+            value = value + Z_LOSS * logits.logsumexp(dim=1).square().sum()
         del logits
         return (value.detach(), *torch.autograd.grad(value, (hidden, weight)))
 
-    for ours, theirs in zip(by_chunks(), all_logits(Z_LOSS), strict=True):
+    for ours, theirs in zip(by_chunks(), all_logits(with_z_loss=True), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     ways: list[tuple[str, int, Run]] = [
         ("all logits", POSITIONS, all_logits),
