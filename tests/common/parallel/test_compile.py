@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from common.errors import UserError
+from common.parallel.compile import compile_blocks
 from common.parallel.mesh import ParallelConfig
 from common.training.build import build_model
 from common.training.loader import Share, read_updates
@@ -88,3 +89,13 @@ def test_what_cannot_be_compiled_is_refused() -> None:
     for options in ({"compile": True}, {"recompute": "selective"}):
         with pytest.raises(UserError, match="goes back through a block twice"):
             replace(toy(), parallel=parallel, **options)
+
+
+def test_blocks_run_as_they_are_where_they_do_not_train(traced: None) -> None:
+    block, x = nn.Linear(3, 5), torch.ones(2, 3)
+    compile_blocks([block])
+    before = counters["stats"]["unique_graphs"]
+    block.eval()(x)
+    assert counters["stats"]["unique_graphs"] == before
+    block.train()(x)
+    assert counters["stats"]["unique_graphs"] == before + 1
