@@ -179,11 +179,12 @@ def _remember(
     filled = torch.arange(slots.shape[1], device=model.device) < counts[:, None]
     slots[filled] = torch.tensor(places, device=model.device)
     slots = slots.repeat_interleave(num_beams, dim=0)
-    shared = _media_of(model, processor.encode_pictures(pictures).to(model.device))
+    once = MediaCache()
+    shared = _media_of(model, processor.encode_pictures(pictures).to(model.device), cache=once)
+    no_text = torch.zeros(1, 1, model.config.text_config.hidden_size, device=model.device)
     for block in model.gated_blocks:
-        keys, values = block.attention.keys_and_values(shared, rows=1)
-        assert keys is not None
-        assert values is not None
+        block(no_text, shared)  # as a whole: sharded weights are there while it runs
+        keys, values = once.get(block.layer)
         media.update(
             block.layer,
             keys[0, slots],
@@ -193,7 +194,9 @@ def _remember(
     return counts
 
 
-def _media_of(model: FlamingoForConditionalGeneration, pixels: Tensor) -> Media:
+def _media_of(
+    model: FlamingoForConditionalGeneration, pixels: Tensor, *, cache: MediaCache
+) -> Media:
     """The distinct pictures as the items of one row."""
     parts = [model.encode_images(part[None]) for part in pixels.split(IMAGES_AT_ONCE)]
     nowhere = torch.zeros(1, 1, dtype=torch.long, device=pixels.device)
@@ -204,7 +207,7 @@ def _media_of(model: FlamingoForConditionalGeneration, pixels: Tensor) -> Media:
         first=nowhere,
         attention=model.config.media_attention,
         backend=model.config.attention_backend,
-        cache=None,
+        cache=cache,
     )
 
 
