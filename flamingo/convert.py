@@ -148,7 +148,10 @@ def _refuse_full(out: Path) -> None:
 def _model_type(folder: Path) -> str:
     if not (folder / "config.json").is_file():
         raise UserError(f"no model in {folder}: config.json is missing there")
-    return str(json.loads((folder / "config.json").read_text()).get("model_type"))
+    try:
+        return str(json.loads((folder / "config.json").read_text()).get("model_type"))
+    except (ValueError, AttributeError):
+        raise UserError(f"{folder / 'config.json'} describes no model; copy it again") from None
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -2,10 +2,8 @@
 
 Its resampler adds an embedding of the image's place in the sequence (`media_pos_emb`), fails at
 more images than it has rows, and so gives one picture other latents in another place. Ours never
-does: the embedding is left out, and `place_embedding` hands it to who wants to compare.
+does: the embedding is left out.
 """
-
-from torch import Tensor
 
 from common.attention.attend import Backend
 from common.layers.feed_forward import FeedForward
@@ -14,7 +12,7 @@ from flamingo.conversion.open_flamingo_keys import (
     gated_block_table,
     resampler_table,
 )
-from flamingo.conversion.table import State, Table, to_ours, zeros
+from flamingo.conversion.table import State, Table, shape_of, to_ours, zeros
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.resampler import PerceiverResampler
 
@@ -29,16 +27,17 @@ def resampler_from_flamingo_pytorch(
     Raises:
         UserError: naming each key that is missing, unknown or of another shape.
     """
+    source = "the resampler"
     depth = sum(key.endswith(".0.to_q.weight") for key in state)
-    num_latents, dim = state["latents"].shape
+    num_latents, dim = shape_of(state, "latents", source=source)
     resampler = PerceiverResampler(
         input_dim=dim,
         dim=dim,
         num_latents=num_latents,
         num_layers=depth,
-        num_heads=len(state["layers.0.0.to_q.weight"]) // head_dim,
+        num_heads=shape_of(state, "layers.0.0.to_q.weight", source=source)[0] // head_dim,
         head_dim=head_dim,
-        feed_forward_dim=len(state["layers.0.1.1.weight"]),
+        feed_forward_dim=shape_of(state, "layers.0.1.1.weight", source=source)[0],
         num_frames=num_frames,
         backend=backend,
         activation=ACTIVATIONS["gelu"],
@@ -49,13 +48,8 @@ def resampler_from_flamingo_pytorch(
     )
     theirs = {key: value for key, value in state.items() if key != _PLACES}
     like = resampler.state_dict()
-    resampler.load_state_dict(to_ours(entries, theirs, like=like, source="the resampler"))
+    resampler.load_state_dict(to_ours(entries, theirs, like=like, source=source))
     return resampler
-
-
-def place_embedding(state: State) -> Tensor:
-    """What its resampler adds to all features of the first, second ... image: (places, 1, d)."""
-    return state[_PLACES]
 
 
 def gated_block_from_flamingo_pytorch(
@@ -66,18 +60,18 @@ def gated_block_from_flamingo_pytorch(
     Raises:
         UserError: naming each key that is missing, unknown or of another shape.
     """
-    inner_dim, dim = state["attn.to_q.weight"].shape
-    hidden_dim = len(state["ff.1.weight"])
+    source = "the gated block"
+    inner_dim, dim = shape_of(state, "attn.to_q.weight", source=source)
+    _, media_dim = shape_of(state, "attn.to_kv.weight", source=source)
+    hidden_dim, _ = shape_of(state, "ff.1.weight", source=source)
     block = GatedCrossAttentionBlock(
         layer=layer,
         dim=dim,
-        media_dim=state["attn.to_kv.weight"].shape[1],
+        media_dim=media_dim,
         num_heads=inner_dim // head_dim,
         head_dim=head_dim,
         feed_forward=FeedForward(dim=dim, hidden_dim=hidden_dim, activation=ACTIVATIONS["gelu"]),
     )
     like = block.state_dict()
-    block.load_state_dict(
-        to_ours(gated_block_table("", ""), state, like=like, source="the gated block")
-    )
+    block.load_state_dict(to_ours(gated_block_table("", ""), state, like=like, source=source))
     return block

@@ -23,7 +23,7 @@ from flamingo.conversion.open_flamingo_keys import (
     meta_state,
     table,
 )
-from flamingo.conversion.table import State, check, to_ours, to_theirs
+from flamingo.conversion.table import State, check, shape_of, to_ours, to_theirs
 
 HEAD_DIM = 64  # fixed in its code, at every width
 # Its live model registers layers and blocks a second time under these names.
@@ -85,21 +85,25 @@ def read_config(
     text_config.vocab_size = len(state[embedding]) - NUM_NEW_TOKENS
     num_latents, media_dim = state["perceiver.latents"].shape
     block = f"{gates}{places[0]}.gated_cross_attn_layer."
+
+    def rows(name: str) -> int:
+        return shape_of(state, name, source="the checkpoint")[0]
+
     return FlamingoConfig(
         vision_config=vision_config,
         text_config=text_config,
         media_dim=media_dim,
         num_latents=num_latents,
         resampler_layers=depth,
-        resampler_heads=len(state["perceiver.layers.0.0.to_q.weight"]) // HEAD_DIM,
+        resampler_heads=rows("perceiver.layers.0.0.to_q.weight") // HEAD_DIM,
         resampler_head_dim=HEAD_DIM,
-        resampler_feed_forward_dim=len(state["perceiver.layers.0.1.1.weight"]),
+        resampler_feed_forward_dim=rows("perceiver.layers.0.1.1.weight"),
         resampler_activation="gelu",
         cross_attention_interval=interval,
         cross_attention_first=interval - 1,
-        cross_attention_heads=len(state[f"{block}attn.to_q.weight"]) // HEAD_DIM,
+        cross_attention_heads=rows(f"{block}attn.to_q.weight") // HEAD_DIM,
         cross_attention_head_dim=HEAD_DIM,
-        cross_attention_feed_forward_dim=len(state[f"{block}ff.1.weight"]),
+        cross_attention_feed_forward_dim=rows(f"{block}ff.1.weight"),
         cross_attention_activation="gelu",
     )
 

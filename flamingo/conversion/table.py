@@ -109,6 +109,17 @@ def to_ours(table: Table, theirs: State, *, like: State, source: str) -> dict[st
     return state
 
 
+def shape_of(state: State, key: str, *, source: str) -> torch.Size:
+    """Of a tensor from which sizes of ours follow.
+
+    Raises:
+        UserError: naming the key, when it is missing.
+    """
+    if key not in state:
+        raise UserError(f"{source} does not fit; missing: {key}")
+    return state[key].shape
+
+
 def check(state: State, expected: State, *, source: str) -> None:
     """Every name and shape.
 

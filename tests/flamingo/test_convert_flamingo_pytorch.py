@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from common.errors import UserError
 from flamingo.conversion.flamingo_pytorch import (
     gated_block_from_flamingo_pytorch,
-    place_embedding,
     resampler_from_flamingo_pytorch,
 )
 from flamingo.media import Media
@@ -24,7 +25,7 @@ INPUTS = peers.random_weights(
 def test_the_resampler_equals_the_peers_but_for_its_embedding_of_places() -> None:
     state = peers.random_weights(FIXTURE["resampler"])
     ours = resampler_from_flamingo_pytorch(state, head_dim=6, num_frames=4)
-    placed = INPUTS["features"] + place_embedding(state)[:3]
+    placed = INPUTS["features"] + state["media_pos_emb"][:3]
     latents = torch.tensor(FIXTURE["latents"])
     torch.testing.assert_close(ours(placed[:, :, None]), latents, atol=1e-5, rtol=0)
     # One picture in two places: the peer's latents differ, ours never do.
@@ -47,3 +48,14 @@ def test_the_gated_block_equals_the_peers() -> None:
     )
     text = torch.tensor(FIXTURE["text"])
     torch.testing.assert_close(ours(INPUTS["text"], media), text, atol=1e-5, rtol=0)
+
+
+def test_a_key_from_which_sizes_follow_is_missed_by_name() -> None:
+    resampler = peers.random_weights(FIXTURE["resampler"])
+    del resampler["layers.0.1.1.weight"]
+    with pytest.raises(UserError, match=r"the resampler does not fit; missing: layers\.0\.1\.1"):
+        resampler_from_flamingo_pytorch(resampler, head_dim=6, num_frames=4)
+    block = peers.random_weights(FIXTURE["block"])
+    del block["attn.to_kv.weight"]
+    with pytest.raises(UserError, match=r"the gated block does not fit; missing: attn\.to_kv"):
+        gated_block_from_flamingo_pytorch(block, layer=0, head_dim=6)
