@@ -22,7 +22,6 @@ from common.data.embedded.scenes import Split, render, scenes_in
 from common.data.feed import Feed, Supply
 from common.data.images import resize_and_centre_crop
 from common.data.randomness import generator_at
-from common.data.transfer import on_device
 from common.errors import UserError
 
 
@@ -58,10 +57,6 @@ class PairBatch:
     input_ids: Int[Tensor, "b s"]
     valid: Bool[Tensor, "b s"]
     caption_ids: Int[Tensor, " b"]
-
-    def to(self, device: torch.device) -> "PairBatch":
-        """The same batch on a device."""
-        return on_device(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,6 @@ from common.data.feed import Feed, Supply, merged
 from common.data.images import resize_and_centre_crop
 from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
-from common.data.transfer import on_device
 from common.objectives.language import IGNORED
 from flamingo.media import check_image_counts, next_item, previous_item
 from flamingo.processing import FlamingoProcessor
@@ -52,10 +51,6 @@ class FlamingoBatch:
     document_ids: Int[Tensor, "b s"]
     pixel_values: UInt8[Tensor, "b m c y x"]
     num_images: Int[Tensor, " b"]
-
-    def to(self, device: torch.device) -> "FlamingoBatch":
-        """The same batch on a device; ids stay int64 and pixels bytes."""
-        return on_device(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,10 +80,6 @@ class TextBatch:
     input_ids: Int[Tensor, "b s"]
     labels: Int[Tensor, "b s"]
 
-    def to(self, device: torch.device) -> "TextBatch":
-        """The same batch on a device."""
-        return on_device(self, device)
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource:
@@ -181,7 +177,7 @@ class LanguageTask:
         """Perplexity on held-out paragraphs and scene texts."""
         source = self._source("validation")
         batch = source.collate([source.example(i) for i in range(VALIDATION_ROWS)])
-        batch = batch.to(model.device)
+        batch = on_device(batch, model.device)
         logits = model(batch.input_ids, use_cache=False).logits
         loss, count = next_token_loss(logits, batch.labels)
         total, targets = float(loss), int(count)

@@ -24,6 +24,7 @@ from transformers import (
 from common.data.augmentation import AugmentConfig
 from common.data.corpus import Split
 from common.data.packing import PackState
+from common.data.transfer import on_device
 from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
@@ -192,7 +193,7 @@ class FlamingoTask:
             rows, _ = source.pack(0, PackState())
             for start in range(0, len(rows), VALIDATION_BATCH):
                 examples = [source.example(row) for row in rows[start : start + VALIDATION_BATCH]]
-                batch = source.collate(examples).to(model.device)
+                batch = on_device(source.collate(examples), model.device)
                 grey = replace(batch, pixel_values=torch.full_like(batch.pixel_values, GREY))
                 loss, count = next_token_loss(_logits(model, batch), batch.labels)
                 sighted, tokens = sighted + float(loss), tokens + int(count)

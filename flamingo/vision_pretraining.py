@@ -23,6 +23,7 @@ from common.data.augmentation import AugmentConfig
 from common.data.corpus import Corpus, MadeCorpus, Split
 from common.data.feed import Feed, mixed
 from common.data.shards.corpus import open_shards
+from common.data.transfer import on_device
 from common.encoders.text import TextEncoder
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
@@ -340,7 +341,7 @@ class ContrastiveTask:
     def _similarities(self, model: ContrastiveModel, group: Group) -> Float[Tensor, "b b"]:
         """Cosines of the group's images (rows) and captions (columns)."""
         batch = self._source.collate([self._source.encode(pair) for pair in group])
-        batch = batch.to(model.log_scale.device)
+        batch = on_device(batch, model.log_scale.device)
         image = F.normalize(model.encode_images(batch.pixels).float(), dim=-1)
         text = model.encode_captions(batch.input_ids, valid=batch.valid)
         return image @ F.normalize(text.float(), dim=-1).T

@@ -22,7 +22,6 @@ from common.data.document import Document, Recording
 from common.data.feed import Drawn, Feed, merged
 from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
-from common.data.transfer import on_device
 from common.errors import UserError
 from common.objectives.language import IGNORED
 from flare.encoding import (
@@ -78,10 +77,6 @@ class FlareBatch:
     audio_lengths: Int[Tensor, " k"]
     targets: dict[str, Targets]
     pairs: dict[str, PairIndex]
-
-    def to(self, device: torch.device) -> "FlareBatch":
-        """The same batch on a device; ids stay int64 and pixels bytes."""
-        return on_device(self, device)
 
     def __len__(self) -> int:
         return len(self.input_ids)

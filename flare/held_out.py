@@ -17,6 +17,7 @@ from common.data.embedded.sound_captions import SOUND_PLURALS
 from common.data.embedded.sounds import SOUND_ATTRIBUTES
 from common.data.feed import Feed
 from common.data.prompts import OUTPUT_PROMPT
+from common.data.transfer import on_device
 from common.evaluation.perplexity import perplexity
 from common.training.task import Computed, Pairs
 from flare.corpora import GENERATED, CorpusSplit, Kind, SourceConfig, open_feed
@@ -115,7 +116,7 @@ class HeldOut:
     @torch.no_grad()
     def language(self, model: FlareForConditionalGeneration) -> dict[str, float]:
         """Masked and causal loss on held-out rows, each beside its unigram entropy."""
-        batches = [batch.to(model.device) for batch in self.batches()]
+        batches = [on_device(batch, model.device) for batch in self.batches()]
         return language_figures(partial(self.compute, model), batches)
 
     @torch.no_grad()

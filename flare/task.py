@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from common.attention.masks import causal
 from common.data.document import SAMPLE_RATE_HZ, Document
 from common.data.packing import PackState
+from common.data.transfer import on_device
 from common.errors import UserError
 from common.objectives.contrastive import (
     Contrast,
@@ -286,7 +287,7 @@ class FlareTask:
             )
             for document in documents
         ]
-        batch = collate(examples, encoder=encoder).to(model.device)
+        batch = on_device(collate(examples, encoder=encoder), model.device)
         return self.pairs(model, "mixture", batch)[f"{medium}_text"]
 
     def _validation_batches(self) -> list[FlareBatch]:

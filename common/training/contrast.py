@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.data.transfer import on_device
 from common.objectives.contrastive import Contrast
 from common.training.gather import gather_rows
 from common.training.loader import MicroBatch
@@ -88,7 +89,7 @@ class TwoPasses(Generic[ModelT, BatchT]):
         with torch.no_grad():
             for index, part in enumerate(batches):
                 torch.manual_seed(self.seeds[index])
-                work = partial(_pairs, task, part.source, part.batch.to(device))
+                work = partial(_pairs, task, part.source, on_device(part.batch, device))
                 for term, pairs in run(work).items():
                     vectors[f"{part.source}/{term}"][index] = pairs
             self.cached: dict[str, Cached] = {

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.nn.functional import pad
 
+from common.data.transfer import on_device
 from common.parallel.engine import ModelT, ResultT, WrappedModel
 from common.parallel.pipeline import Pipeline, Work
 from common.training.balance import Scales
@@ -119,7 +120,7 @@ class StagedUpdate(Generic[ModelT, TextBatchT]):
         return self.tally
 
     def _start(self, part: MicroBatch[TextBatchT], model: ModelT) -> Start:
-        return self.task.start(model, part.source, part.batch.to(self.device))
+        return self.task.start(model, part.source, on_device(part.batch, self.device))
 
     def _parts_of_group(self, starts: Sequence[Start]) -> list[Part[TextBatchT]]:
         """All micro-batches that go through the stages, in the order of the group's ranks."""
@@ -133,7 +134,7 @@ class StagedUpdate(Generic[ModelT, TextBatchT]):
             for micro, start in zip(self.batches, starts, strict=True)
         ]
         return [
-            replace(part, batch=part.batch.to(self.device))
+            replace(part, batch=on_device(part.batch, self.device))
             for parts in self.pipeline.ranks.collect(own)
             for part in parts
         ]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -47,10 +46,6 @@ class Batch(Protocol):
     @property
     def keys(self) -> list[str]:
         """The ids of the examples, in order."""
-        ...
-
-    def to(self: SameT, device: torch.device) -> SameT:
-        """The same batch on a device; the loop calls it just before the forward pass."""
         ...
 
 

@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from common.data.transfer import on_device
 from common.errors import UserError
 from common.parallel.engine import Engine, Replicated, Sharded
 from common.parallel.pipelined import Pipelined, build_pipelined
@@ -116,7 +117,7 @@ class Updater(Generic[ModelT, BatchT]):
         passes = self._passes(batches, work.sizes)
         for index, part in enumerate(batches):
             is_last = index == len(batches) - 1
-            batch = part.batch.to(self.runtime.device)
+            batch = on_device(part.batch, self.runtime.device)
             with self.engine.accumulating(is_last=is_last):
                 terms = self.engine.run(partial(passes.terms, index, batch))
                 means = [

@@ -8,7 +8,6 @@ own cache grows with its text; "as they are" they are not padded. Logits and tex
 before anything is timed. On a CPU one thread's processor time counts.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from flamingo.media import Media
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.processing import FlamingoProcessor
 from scripts.benchmarks import peers
-from scripts.benchmarks.timing import Row, Run, alternating, ratio
+from scripts.benchmarks.timing import CLOCK, Row, Run, alternating, ratio
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHOTS = (0, 4, 8, 16, 32)
@@ -39,7 +38,6 @@ QUERIES, DEMONSTRATIONS, POOL, TOKENS = 8, 8, 16, 4
 FIRST_WORD, VOCABULARY, IMAGE_SIZE = 10, 512, 128
 OPENED = 0.5  # gates
 REPEATS = 7
-CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW, Optimizer
 
 from common.data.packing import PackState, Room, Size, pack
+from common.data.transfer import on_device
 from common.objectives.language import IGNORED
 from common.training.optimizer import build_optimizer, clip_gradients
 from common.training.run import OptimizerConfig
@@ -83,13 +84,13 @@ def _row(shape: Shape, kind: str) -> Row:
     torch.manual_seed(0)
     model = FlamingoForConditionalGeneration(shape.config).to(DEVICE).train()
     packed = collate([join(row) for row in rows], padding_id=0, width=shape.tokens)
-    ways = {"ours": _ours(model, packed.to(DEVICE))}
+    ways = {"ours": _ours(model, on_device(packed, DEVICE))}
     row: Row = {"model": shape.name, "documents": f"{len(documents)} {kind}"}
     if not peers.is_installed("open_flamingo"):
         times = alternating([ways["ours"]], repeats=REPEATS, clock=CLOCK)
         missing = dict.fromkeys(("open_flamingo", "ratio", "of its memory"), peers.NOT_INSTALLED)
         return {**row, "ours, documents/s": round(len(documents) / times[0], 2), **missing}
-    ways["open_flamingo"] = _theirs(model, collate(documents, padding_id=0).to(DEVICE))
+    ways["open_flamingo"] = _theirs(model, on_device(collate(documents, padding_id=0), DEVICE))
     losses = [way.loss().detach() for way in ways.values()]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
     for way in ways.values():

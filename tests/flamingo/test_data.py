@@ -16,6 +16,7 @@ from PIL import Image
 from common.data.augmentation import AugmentConfig
 from common.data.corpus import Split
 from common.data.document import Document
+from common.data.transfer import on_device
 from common.errors import UserError
 from flamingo.corpora import as_prompt, generated, open_feed
 from flamingo.data import IGNORED, DocumentEncoder, DocumentSource, collate, join
@@ -110,7 +111,7 @@ def test_padding_is_a_document_of_its_own() -> None:
     assert (batch.media_item[1][padding] == 0).all()
     assert (batch.labels[1][padding] == IGNORED).all()
     assert batch.num_images.tolist() == [1, 1]
-    assert batch.to(torch.device("cpu")).keys == ["a", "b"]
+    assert on_device(batch, torch.device("cpu")).keys == ["a", "b"]
 
 
 def scenes(*, split: Split = "train") -> Callable[[int], Document]:

@@ -17,6 +17,7 @@ from common.data.captions import caption_id
 from common.data.document import Document, Extent, Recording
 from common.data.embedded.tokenizer import train_tokenizer
 from common.data.faults import BadSample
+from common.data.transfer import on_device
 from common.errors import UserError
 from flare.data import (
     FlareBatch,
@@ -299,7 +300,9 @@ def test_a_batch_without_media_has_empty_tensors_of_the_right_shape() -> None:
     assert batch.waveforms.shape == (0, 400)
     assert batch.num_caption_rows == 0
     assert all(len(pairs.media) == 0 for pairs in batch.pairs.values())
-    assert batch.to(torch.device("meta")).targets["language/causal"].ids.device.type == "meta"
+    assert (
+        on_device(batch, torch.device("meta")).targets["language/causal"].ids.device.type == "meta"
+    )
 
 
 def test_a_caption_that_lost_its_medium_is_not_contrasted() -> None:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.attention import attend, masks
+from common.data.transfer import on_device
 from flare.corpora import SourceConfig
 from flare.recipes import flare_tiny
 from flare.task import FlareTask
@@ -63,7 +64,7 @@ def test_no_tensor_of_a_training_step_has_tokens_times_tokens_numbers(
     )
     task = FlareTask(config, steps=10)
     (name, source), *_ = task.sources().items()
-    batch = source.collate(packed_examples(source, 2)).to(META)
+    batch = on_device(source.collate(packed_examples(source, 2)), META)
     assert batch.input_ids.shape == (2, TOKENS)
     with META:
         model = task.build_model().train()

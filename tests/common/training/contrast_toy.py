@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -59,10 +58,6 @@ class ContrastBatch:
     masked: Bool[Tensor, " b"]
     media: dict[str, Tensor]  # by kind: (m, w)
     rows: dict[str, Int[Tensor, " m"]]  # of their captions
-
-    def to(self, device: torch.device) -> Self:
-        assert device.type == "cpu"
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.data.transfer import on_device
 from common.objectives.contrastive import identity
 from common.training.optimizer import clip_gradients
 from flamingo.recipes import flamingo_tiny
@@ -64,7 +65,7 @@ def flare() -> Any:
 def test_a_training_step_asks_the_device_for_nothing(make: Callable[[], Any], name: str) -> None:
     task = make()
     source = task.sources()[name]
-    batch = source.collate(packed_examples(source, 2)).to(META)
+    batch = on_device(source.collate(packed_examples(source, 2)), META)
     with META:
         model = task.build_model().train()
     with CopiesBetweenDevices() as copies:

@@ -5,11 +5,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 import pytest
-import torch
 
 from common.data.feed import Feed, Supply, merged
 from common.data.mixture import Mixture
@@ -35,9 +33,6 @@ class KeysExample:
 @dataclass(frozen=True)
 class KeysBatch:
     keys: list[str]
-
-    def to(self, device: torch.device) -> Self:
-        return self
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """A small real task for the tests of training: two regressions through one partly frozen network,
 with dropout, and a script around it: `python -m tests.common.training.toy toy --steps 12`."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -49,14 +47,6 @@ class ToyBatch:
     inputs: Float[Tensor, "b d"]
     targets: Float[Tensor, " b"]
     valid: Float[Tensor, " b"]
-
-    def to(self, device: torch.device) -> Self:
-        return dataclasses.replace(
-            self,
-            inputs=self.inputs.to(device),
-            targets=self.targets.to(device),
-            valid=self.valid.to(device),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
