@@ -1,7 +1,6 @@
 """Packing: nothing lost, nothing twice, rows never too full, but nearly full."""
 
 import json
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data.packing import PackState, Room, Size, pack
+from tests.timing import within
 
 
 def packed(
@@ -86,8 +86,6 @@ def test_the_state_of_an_update_of_4096_rows_is_small_and_quick() -> None:
     _, state = pack(
         lambda n: Size(tokens=lengths[n]), PackState(), num_rows=4096, room=Room(tokens=2048)
     )
-    started = time.perf_counter()
     text = json.dumps(state.to_json())
-    assert PackState.from_json(json.loads(text)) == state
-    assert time.perf_counter() - started < 1
+    assert within(1, lambda: PackState.from_json(json.loads(json.dumps(state.to_json())))) == state
     assert len(text) < 1_000_000
