@@ -1,5 +1,6 @@
-"""What a suite returns: figures with the settings that they were taken under, a few examples to look
-at, and what a reader has to know. `report.py` renders it; a suite draws and prints nothing."""
+"""What a suite returns: figures with the settings that they were taken under, a few examples to
+look at, and what a reader has to know. A suite draws and prints nothing; its result is rendered
+elsewhere."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
