@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
@@ -33,6 +33,7 @@ from flare.encoding import (
     added_by,
 )
 from flare.masking import MaskingConfig
+from flare.media import Clips, grouped
 from flare.processing import MIN_SAMPLES
 
 MASKED_TERM, CAUSAL_TERM = "language/masked", "language/causal"
@@ -64,7 +65,7 @@ class PairIndex:
 class FlareBatch:
     """Rows padded on the right, padding being a document of its own; the last rows hold captions.
 
-    Images and clips are flat, in reading order row by row; there may be none of either.
+    Images are flat, in reading order row by row; there may be none, and no recordings either.
     """
 
     keys: list[str]
@@ -73,8 +74,7 @@ class FlareBatch:
     bidirectional: Bool[Tensor, "b s"]
     num_caption_rows: int
     pixel_values: UInt8[Tensor, "m c y x"]
-    waveforms: Float32[Tensor, "k t"]
-    audio_lengths: Int[Tensor, " k"]
+    clips: Clips
     targets: dict[str, Targets]
     pairs: dict[str, PairIndex]
 
@@ -86,8 +86,7 @@ class FlareBatch:
         return replace(
             self,
             pixel_values=self.pixel_values[:0],
-            waveforms=self.waveforms[:0],
-            audio_lengths=self.audio_lengths[:0],
+            clips=self.clips.none(),
         )
 
     def captions(self) -> "FlareBatch":
@@ -248,7 +247,6 @@ def collate(
     rows = [*examples, *_caption_rows(whole.captions, [row for row, _ in places])]
     labels = _padded([row.labels for row in rows], IGNORED, width)
     bidirectional = _padded([row.bidirectional for row in rows], False, width)
-    clips = whole.clips or (torch.zeros(MIN_SAMPLES),)
     last = [(len(examples) + row) * width + end - 1 for row, end in places]
     return FlareBatch(
         keys=[example.key for example in examples],
@@ -263,8 +261,7 @@ def collate(
         bidirectional=bidirectional,
         num_caption_rows=len(rows) - len(examples),
         pixel_values=_stacked(whole.images, size=encoder.image_size),
-        waveforms=pad_sequence(list(clips), batch_first=True)[: len(whole.clips)],
-        audio_lengths=torch.tensor([len(clip) for clip in whole.clips], dtype=torch.int64),
+        clips=grouped(whole.clips, groups=encoder.clip_groups, least=MIN_SAMPLES),
         targets={
             MASKED_TERM: _targets(labels, bidirectional),
             CAUSAL_TERM: _targets(labels, ~bidirectional),

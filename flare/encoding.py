@@ -57,12 +57,15 @@ class DocumentEncoder:
     processor: FlareProcessor
     image_size: int
     max_samples: int  # of a clip
+    clip_groups: int  # in which a batch's recordings are heard
 
     def __post_init__(self) -> None:
         if self.max_samples < MIN_SAMPLES:
             raise UserError(
                 f"max_samples={self.max_samples} is too short to hear; use at least {MIN_SAMPLES}"
             )
+        if self.clip_groups < 1:
+            raise UserError(f"clip_groups={self.clip_groups}: one group is the least")
 
     @property
     def least_tokens(self) -> int:

@@ -97,7 +97,12 @@ def rehearsed(
     task = FlareTask(config, steps=run.steps)
     samples = round((seconds or config.max_seconds) * SAMPLE_RATE_HZ)
     size = task.model_config.vision_config.image_size
-    encoder = DocumentEncoder(processor=task.processor, image_size=size, max_samples=samples)
+    encoder = DocumentEncoder(
+        processor=task.processor,
+        image_size=size,
+        max_samples=samples,
+        clip_groups=config.clip_groups,
+    )
     example = _example(
         config,
         images=tuple(torch.zeros(size, size, 3, dtype=torch.uint8) for _ in range(images_per_row)),

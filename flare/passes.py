@@ -6,6 +6,7 @@ made by the ranks that read the rows and by the last stage, and the blocks lie o
 
 from collections.abc import Iterable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,18 +15,33 @@ from common.training.task import Finish, Start
 from flare.data import FlareBatch
 from flare.decoder import hybrid_mask, positions_in_documents
 from flare.encoding import AUDIO_TEXT, IMAGE_TEXT
+from flare.media import Clips, Encoded
 from flare.model import FlareForConditionalGeneration
 
 
 def start(model: FlareForConditionalGeneration, batch: FlareBatch) -> Start:
     """Embedded rows with their media in place, and the vectors of media that are contrasted."""
     images = model.encode_images(batch.pixel_values)
-    audio = model.encode_audio(batch.waveforms, batch.audio_lengths)
+    audio = encode_clips(model, batch.clips)
     vectors = {IMAGE_TEXT: images.vectors, AUDIO_TEXT: audio.vectors}
     return Start(
         hidden=model.embed(batch.input_ids, images=images.tokens, audio=audio.tokens),
         media={term: vectors[term][index.media] for term, index in batch.pairs.items()},
         ids={term: index.caption_ids for term, index in batch.pairs.items()},
+    )
+
+
+def encode_clips(model: FlareForConditionalGeneration, clips: Clips) -> Encoded:
+    """Tokens and vectors of recordings in reading order, a call of the encoder for each group."""
+    groups = [
+        model.encode_audio(waveforms, lengths)
+        for waveforms, lengths in zip(clips.waveforms, clips.lengths, strict=True)
+    ]
+    heard = [group.tokens[: len(group.vectors)] for group in groups]
+    dummies = [group.tokens[len(group.vectors) :] for group in groups]
+    return Encoded(
+        tokens=torch.cat([torch.cat(heard)[clips.order], *dummies]),
+        vectors=torch.cat([group.vectors for group in groups])[clips.order],
     )
 
 

@@ -197,8 +197,8 @@ class FlareTask:
             decoder * self.tokens(batch) + self._meta_model.head.weight.numel() * predicted
         )
         images = 3.0 * self._flops_per_image * len(batch.pixel_values)
-        clips = len(batch.waveforms)
-        audio = 3.0 * self._flops_per_clip(batch.waveforms.shape[1]) * clips if clips else 0.0
+        groups = [group for group in batch.clips.waveforms if len(group)]
+        audio = sum(3.0 * self._flops_per_clip(group.shape[1]) * len(group) for group in groups)
         return text + images + audio
 
     def tokens(self, batch: FlareBatch) -> int:
@@ -315,6 +315,7 @@ class FlareTask:
                 processor=self.processor,
                 image_size=self.model_config.vision_config.image_size,
                 max_samples=round(config.max_seconds * SAMPLE_RATE_HZ),
+                clip_groups=config.clip_groups,
             ),
             masking=config.masking,
             batch_size=config.batch_size if training else VALIDATION_ROWS,

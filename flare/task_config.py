@@ -35,6 +35,9 @@ class FlareTaskConfig:
     max_tokens: int
     # Longest recording; the rest is cut.
     max_seconds: float
+    # Groups of similar lengths in which the recordings of a micro-batch are heard: more groups pad
+    # less, but where parameters are sharded each of them gathers the audio encoder once more.
+    clip_groups: int = 2
     # What the documents are drawn from.
     sources: tuple[SourceConfig, ...]
     # Decoupled weight decay of matrices and convolutions.

@@ -21,10 +21,12 @@ def pinned(batch: BatchT) -> BatchT:
 
 
 def each_tensor(value: BatchT, move: Callable[[Tensor], Tensor]) -> BatchT:
-    """The same dataclass with other tensors; looks into dataclasses and mappings inside of it."""
+    """The same dataclass with other tensors; looks into dataclasses, mappings and tuples in it."""
     moved: Any = value
     if isinstance(value, Tensor):
         moved = move(value)
+    elif isinstance(value, tuple):
+        moved = tuple(each_tensor(part, move) for part in value)
     elif isinstance(value, Mapping):
         moved = {key: each_tensor(part, move) for key, part in value.items()}
     elif is_dataclass(value) and not isinstance(value, type):

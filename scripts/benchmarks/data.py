@@ -173,7 +173,9 @@ def _source(corpus: ShardCorpus) -> MixtureSource:
     )
     return MixtureSource(
         feed=feed,
-        encoder=DocumentEncoder(processor=processor, image_size=SIZE, max_samples=16_000),
+        encoder=DocumentEncoder(
+            processor=processor, image_size=SIZE, max_samples=16_000, clip_groups=1
+        ),
         masking=MaskingConfig(),
         batch_size=ROWS,
         weight=1.0,

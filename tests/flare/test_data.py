@@ -29,6 +29,7 @@ from flare.encoding import DocumentEncoder, FlareExample
 from flare.masking import Form, MaskingConfig
 from flare.processing import CONTROL_TOKENS, FlareProcessor
 from tests.feeds import feed_of, packed_examples, packed_rows
+from tests.flare.recordings import heard
 
 BOS, END, IMAGE, AUDIO, MASK, EMB = 1, 2, 3, 4, 5, 6
 IMAGE_QUERIES, AUDIO_QUERIES = 3, 4
@@ -57,7 +58,7 @@ def recording(level: int) -> Recording:
 
 
 def encoder() -> DocumentEncoder:
-    return DocumentEncoder(processor=processor(), image_size=8, max_samples=1000)
+    return DocumentEncoder(processor=processor(), image_size=8, max_samples=1000, clip_groups=3)
 
 
 def encode(
@@ -210,6 +211,7 @@ def test_where_one_token_begins_and_ends_documents_the_first_is_no_target() -> N
         ),
         image_size=8,
         max_samples=1000,
+        clip_groups=1,
     )
     document, unused = Document(key="", parts=("ab",)), np.random.default_rng(0)
     ids = both.tokens(document)
@@ -232,8 +234,9 @@ def test_the_hidden_original_reaches_no_input() -> None:
         )
         assert (other.labels != first.labels).nonzero()[:, 0].tolist() == [place]
         before, after = batch_of([first]), batch_of([other])
-        for name in ("input_ids", "document_ids", "bidirectional", "pixel_values", "waveforms"):
+        for name in ("input_ids", "document_ids", "bidirectional", "pixel_values"):
             assert torch.equal(getattr(before, name), getattr(after, name)), name
+        assert torch.equal(before.clips.waveforms[0], after.clips.waveforms[0])
         masked = after.targets["language/masked"]
         assert torch.equal(masked.positions, before.targets["language/masked"].positions)
 
@@ -277,7 +280,7 @@ def test_pairs_lead_to_the_right_medium_and_the_right_caption(names: tuple[str, 
 
     for term, word in (("image_text", "shade"), ("audio_text", "level")):
         pairs = batch.pairs[term]
-        media = batch.pixel_values if term == "image_text" else batch.waveforms
+        media = batch.pixel_values if term == "image_text" else heard(batch.clips)
         # Every medium of these documents has a caption.
         assert pairs.media.tolist() == list(range(len(media)))
         for medium, place, number in zip(
@@ -287,17 +290,15 @@ def test_pairs_lead_to_the_right_medium_and_the_right_caption(names: tuple[str, 
             level = int(value) if term == "image_text" else round(float(value) * 100)
             assert caption_at(place) == f"{word} {level}"
             assert number == caption_id(f"{word} {level}")
-    levels = [round(float(clip[0]) * 100) for clip in batch.waveforms]
-    assert batch.audio_lengths.tolist() == [410 + level for level in levels]
-    assert all(
-        (clip[n:] == 0).all() for clip, n in zip(batch.waveforms, batch.audio_lengths, strict=True)
-    )
+    clips = heard(batch.clips)
+    levels = [round(float(clip[0]) * 100) for clip in clips]
+    assert [len(clip) for clip in clips] == [410 + level for level in levels]
 
 
 def test_a_batch_without_media_has_empty_tensors_of_the_right_shape() -> None:
     batch = batch_of([encode(Document(key="a", parts=("words",)))])
     assert batch.pixel_values.shape == (0, 3, 8, 8)
-    assert batch.waveforms.shape == (0, 400)
+    assert [group.shape for group in batch.clips.waveforms] == [(0, 400)] * 3
     assert batch.num_caption_rows == 0
     assert all(len(pairs.media) == 0 for pairs in batch.pairs.values())
     assert (

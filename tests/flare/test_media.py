@@ -1,10 +1,14 @@
 """Soft tokens land in their slots, in reading order, and nowhere else."""
 
+import itertools
+
 import pytest
 import torch
 
 from common.errors import UserError
-from flare.media import check_media, place_media
+from flare.media import check_media, grouped, place_media
+from flare.passes import encode_clips
+from tests.flare import tiny
 
 
 def text(*rows: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,3 +82,35 @@ def test_slots_that_do_not_match_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         check(*rows, counts=counts, num_items=num_items)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 9])
+def test_recordings_are_heard_alike_in_however_many_groups(groups: int) -> None:
+    model = tiny.model()
+    clips = [torch.randn(length) for length in (900, 3100, 870, 880, 2900)]
+    batch = grouped(clips, groups=groups, least=400)
+    assert len(batch) == len(clips)
+    assert len(batch.waveforms) == groups
+    together = encode_clips(model, batch)
+    dummies = sum(len(group) == 0 for group in batch.waveforms)
+    assert len(together.tokens) == len(clips) + dummies
+    for number, clip in enumerate(clips):
+        alone = model.encode_audio(clip[None], torch.tensor([len(clip)]))
+        torch.testing.assert_close(together.tokens[number], alone.tokens[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.vectors[number], alone.vectors[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[], [5], [4, 4, 4], [1, 1, 2, 9], [3, 8, 1, 7, 20, 2, 2]])
+def test_the_groups_pad_as_little_as_any_would(lengths: list[int]) -> None:
+    ascending = sorted(lengths)
+    places = itertools.combinations_with_replacement(range(len(lengths) + 1), 2)
+    least = min(
+        sum(
+            len(part) * max(part, default=0)
+            for part in (ascending[:a], ascending[a:b], ascending[b:])
+        )
+        for a, b in places
+    )
+    clips = grouped([torch.ones(length) for length in lengths], groups=3, least=1)
+    assert sum(group.numel() for group in clips.waveforms if len(group)) == least
+    assert sum(float(group.sum()) for group in clips.waveforms) == sum(lengths)

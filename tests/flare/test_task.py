@@ -18,6 +18,7 @@ from flare.corpora import SourceConfig
 from flare.data import FlareBatch
 from flare.encoding import FlareExample
 from flare.masking import MaskingConfig
+from flare.passes import encode_clips
 from flare.presets import PRESETS
 from flare.recipes import RECIPES, flare_1b, flare_13b, flare_tiny
 from flare.task import FlareTask
@@ -84,7 +85,9 @@ def test_a_caption_never_sees_its_own_medium_where_it_is_contrasted() -> None:
     other = replace(
         batch,
         pixel_values=255 - batch.pixel_values,
-        waveforms=batch.waveforms.flip(1),
+        clips=replace(
+            batch.clips, waveforms=tuple(group.flip(1) for group in batch.clips.waveforms)
+        ),
     )
     before, after = (task.compute(model, "mixture", b) for b in (batch, other))
     for term in ("image_text", "audio_text"):
@@ -136,7 +139,7 @@ def test_a_document_learns_nothing_from_its_neighbour_in_the_row() -> None:
     def hidden(batch: FlareBatch) -> torch.Tensor:
         media = (
             model.encode_images(batch.pixel_values),
-            model.encode_audio(batch.waveforms, batch.audio_lengths),
+            encode_clips(model, batch.clips),
         )
         return decode(
             model,
