@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from common.attention.masks import causal, same_document
+from common.attention.masks import causal, may_look, same_document
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.media import Media
 
@@ -82,9 +82,12 @@ def packing_arguments(
     Positions start again at 0 in every document, where the family has position ids (MPT's are a
     bias by distance). A mask says the rest, since not every family (OPT) reads the documents from
     the positions. Only where a mask cannot do - a sliding window, a fused backend - positions do.
+    Rows of one document each need nothing, and the kernels for plain causal text are faster.
     """
     batch, length = documents.shape
-    arguments = {}
+    arguments: dict[str, Tensor] = {}
+    if may_look(documents) and bool((documents == documents[:, :1]).all()):
+        return arguments
     if takes_positions(language_model):
         arguments["position_ids"] = positions_in_documents(documents)
     fused = language_model.config._attn_implementation not in ("eager", "sdpa")
