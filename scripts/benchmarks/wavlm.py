@@ -1,5 +1,6 @@
 """WavLM-Large beside transformers' own, the same random weights in both, float32: one attention
-layer with its bias, made from the bucket table as in the model, and the whole encoder."""
+layer with its bias, made from the bucket table as in the model, the whole encoder, and a batch of
+recordings of mixed lengths, which ours hears in groups and transformers padded to the longest."""
 
 import warnings
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from transformers.models.wavlm import modeling_wavlm
 
 from common.attention.masks import valid_keys
 from common.data.document import SAMPLE_RATE_HZ
+from common.data.transfer import on_device
 from common.encoders.wavlm import WavLM
 from common.encoders.wavlm_layers import RelativePositions, WavLMAttention
+from flare.media import grouped
 from scripts.benchmarks.memory import peak_bytes
 from scripts.benchmarks.timing import Row, Run, alternating, ratio
 
@@ -21,6 +24,7 @@ LAYERS, FEED_FORWARD, CONV_DIM = 24, 4096, 512
 FRAMES = (500, 1000, 1499)  # 10, 20 and 30 seconds
 SECONDS = 30
 REPEATS, ENCODER_REPEATS = 7, 3
+BATCH_SECONDS, BATCH_LAYERS = (2, 3, 4, 4, 5, 6, 9, 12), 4  # as uneven as clips of 5 to 30 s
 BAR = 2e-6  # of the largest value, as in scripts/parity.py
 Outputs = tuple[Tensor, ...]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,7 +35,7 @@ def figures() -> list[Row]:
     # transformers mixes two types of mask.
     warnings.filterwarnings("ignore", message="Support for mismatched")
     rows = [_layer(frames, trained=trained) for trained in (False, True) for frames in FRAMES]
-    return [*rows, _encoder()]
+    return [*rows, _encoder(), *(_batch(groups) for groups in (1, 2))]
 
 
 def _layer(num_frames: int, *, trained: bool) -> Row:
@@ -68,21 +72,7 @@ def _layer(num_frames: int, *, trained: bool) -> Row:
 
 
 def _encoder() -> Row:
-    torch.manual_seed(0)
-    config = WavLMConfig(
-        hidden_size=DIM,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=FEED_FORWARD,
-        conv_dim=[CONV_DIM] * 7,
-        num_buckets=BUCKETS,
-        max_bucket_distance=MAX_DISTANCE,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-    )
-    theirs = WavLMModel(config).eval().to(DEVICE)
-    ours = _ours(config).eval().to(DEVICE)
-    ours.load_state_dict(theirs.state_dict())
+    ours, theirs = _encoders(LAYERS)
     waveform = torch.randn(1, SECONDS * SAMPLE_RATE_HZ, device=DEVICE)
     # Ours normalises inside; of normalised samples that changes nothing.
     waveform = (waveform - waveform.mean()) / waveform.var(correction=0).sqrt()
@@ -101,10 +91,56 @@ def _encoder() -> Row:
     return _row("encoder, forward", num_frames, run_ours, run_theirs, repeats=repeats, bars=bars)
 
 
+def _batch(groups: int) -> Row:
+    """Frames are those of the longest clip; outputs are compared where they are no padding."""
+    ours, theirs = _encoders(BATCH_LAYERS)
+    clips = [torch.randn(seconds * SAMPLE_RATE_HZ) for seconds in BATCH_SECONDS]
+    clips = [(clip - clip.mean()) / clip.var(correction=0).sqrt() for clip in clips]
+    batch = on_device(grouped(clips, groups=groups, least=1), torch.device(DEVICE))
+    padded = on_device(grouped(clips, groups=1, least=1), torch.device(DEVICE))
+    (waveforms,), (lengths,) = padded.waveforms, padded.lengths
+    is_sample = (torch.arange(waveforms.shape[1], device=DEVICE) < lengths[:, None]).long()
+    num_frames = ours.num_frames(lengths).tolist()
+
+    @torch.no_grad()
+    def run_ours() -> Outputs:
+        heard = [ours(*group)[0] for group in zip(batch.waveforms, batch.lengths, strict=True)]
+        clips = [clip for group in heard for clip in group]
+        return tuple(clip[:n] for clip, n in zip(clips, num_frames, strict=True))
+
+    @torch.no_grad()
+    def run_theirs() -> Outputs:
+        states = theirs(waveforms, attention_mask=is_sample).last_hidden_state
+        return tuple(clip[:n] for clip, n in zip(states, num_frames, strict=True))
+
+    what = f"8 clips of {min(BATCH_SECONDS)} to {max(BATCH_SECONDS)} s, {groups} groups, forward"
+    bars, repeats = ("", ""), ENCODER_REPEATS
+    return _row(what, max(num_frames), run_ours, run_theirs, repeats=repeats, bars=bars)
+
+
+def _encoders(num_layers: int) -> tuple[WavLM, WavLMModel]:
+    torch.manual_seed(0)
+    config = WavLMConfig(
+        hidden_size=DIM,
+        num_hidden_layers=num_layers,
+        num_attention_heads=HEADS,
+        intermediate_size=FEED_FORWARD,
+        conv_dim=[CONV_DIM] * 7,
+        num_buckets=BUCKETS,
+        max_bucket_distance=MAX_DISTANCE,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+    )
+    theirs = WavLMModel(config).eval().to(DEVICE)
+    ours = _ours(config).eval().to(DEVICE)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
 def _ours(config: WavLMConfig) -> WavLM:
     return WavLM(
         dim=DIM,
-        num_layers=LAYERS,
+        num_layers=config.num_hidden_layers,
         num_heads=HEADS,
         feed_forward_dim=FEED_FORWARD,
         conv_dims=config.conv_dim,
