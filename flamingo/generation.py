@@ -6,14 +6,16 @@ encoded once, and `complete_after` reads a beginning that all prompts share once
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import BatchEncoding
+from transformers.cache_utils import Cache
 
-from common.attention.cache import MediaCache
+from common.attention.cache import MediaCache, rows_of_cache
 from flamingo import language_model as lm
 from flamingo.media import Media
 from flamingo.model import FlamingoForConditionalGeneration
@@ -101,6 +103,66 @@ def complete_after(
     return [texts[i] for i in range(len(documents))]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadPrompts:
+    """Prompts that were read once, and what text that follows them needs of them."""
+
+    input_ids: Int[Tensor, "b s"]  # padded on the left
+    attention_mask: Int[Tensor, "b s"]
+    logits: Float[Tensor, "b v"]  # of what comes next
+    text: Cache
+    media: MediaCache
+
+
+@torch.no_grad()
+def read(
+    model: FlamingoForConditionalGeneration,
+    processor: FlamingoProcessor,
+    documents: Sequence[Sequence[Part]],
+) -> ReadPrompts:
+    """Prompts as far as they go."""
+    rows = [processor.encode_document(parts, closed=False) for parts in documents]
+    inputs = _padded(processor, rows).to(model.device)
+    ids, attended = inputs["input_ids"], inputs["attention_mask"]
+    media = MediaCache()
+    done = model(
+        ids,
+        attention_mask=attended,
+        position_ids=_positions(model, attended, num_new=ids.shape[1]),
+        num_images=_remember(model, processor, documents, media),
+        media_cache=media,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return ReadPrompts(
+        input_ids=ids,
+        attention_mask=attended,
+        logits=done.logits[:, -1],
+        text=done.past_key_values,
+        media=media,
+    )
+
+
+@torch.no_grad()
+def logits_after(
+    model: FlamingoForConditionalGeneration,
+    prompts: ReadPrompts,
+    rows: Int[Tensor, " n"],
+    ids: Int[Tensor, "n s"],
+) -> Float[Tensor, "n s v"]:
+    """Logits behind each token of texts that follow the prompts of some rows."""
+    attended = torch.cat([prompts.attention_mask[rows], torch.ones_like(ids)], dim=1)
+    output = model(
+        ids,
+        attention_mask=attended,
+        position_ids=_positions(model, attended, num_new=ids.shape[1]),
+        past_key_values=rows_of_cache(prompts.text, rows),
+        media_cache=prompts.media.of_rows(rows),
+        use_cache=True,
+    )
+    return cast(Tensor, output.logits)
+
+
 @torch.no_grad()
 def inputs_after(
     model: FlamingoForConditionalGeneration,
@@ -114,23 +176,15 @@ def inputs_after(
 
     Where documents differ in length, the padding lies between prefix and document.
     """
-    ids = torch.tensor([processor.encode_document(prefix, closed=False)], device=model.device)
-    media = MediaCache()
-    read = model(
-        ids,
-        num_images=_remember(model, processor, [prefix], media),
-        media_cache=media,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    read.past_key_values.batch_repeat_interleave(len(documents) * num_beams)
-    media.repeat(len(documents) * num_beams)
+    begun = read(model, processor, [prefix])
+    every = torch.zeros(len(documents) * num_beams, dtype=torch.long, device=model.device)
+    media = begun.media.of_rows(every)
     rest = _padded(processor, _rests(processor, prefix, documents)).to(model.device)
-    shared = ids.expand(len(documents), -1)
+    shared = begun.input_ids.expand(len(documents), -1)
     return {
         "input_ids": torch.cat([shared, rest["input_ids"]], dim=1),
         "attention_mask": torch.cat([torch.ones_like(shared), rest["attention_mask"]], dim=1),
-        "past_key_values": read.past_key_values,
+        "past_key_values": rows_of_cache(begun.text, every),
         "media_cache": media,
         "num_images": _remember(model, processor, documents, media, num_beams=num_beams),
     }
@@ -226,6 +280,15 @@ def _write(
     new = ids[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [text.strip() for text in texts]
+
+
+def _positions(
+    model: FlamingoForConditionalGeneration, attended: Int[Tensor, "b s"], *, num_new: int
+) -> Int[Tensor, "b n"] | None:
+    """Places of the last tokens among those that are no padding, for families that are told."""
+    if not lm.takes_positions(model.language_model):
+        return None
+    return (attended.cumsum(-1) - 1).clamp(min=0)[:, -num_new:]
 
 
 def _padded(processor: FlamingoProcessor, rows: list[list[int]]) -> BatchEncoding:

@@ -62,7 +62,9 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _no_split_modules = ["GatedCrossAttentionBlock", "ResamplerLayer"]  # noqa: RUF012 - transformers' own class attribute
+    # A hook on the language model's head reads these weights: no quantiser may replace the module.
+    _keep_in_fp32_modules = ["new_outputs"]  # noqa: RUF012 - transformers' own class attribute
+    _no_split_modules = ["GatedCrossAttentionBlock", "ResamplerLayer"]  # noqa: RUF012 - as above
     _skip_keys_device_placement = ["past_key_values", "media_cache"]  # noqa: RUF012 - as above
 
     def __init__(self, config: FlamingoConfig) -> None:

@@ -26,6 +26,12 @@ IMAGE_TOKEN, END_OF_CHUNK_TOKEN = "<image>", "<|endofchunk|>"
 Picture = np.ndarray | Image.Image
 Part = str | Picture
 
+
+class ChunkEnd(str):
+    """A part of a document: the end of a chunk that no picture follows, as of an example without
+    one. It is no text, and no text can become it."""
+
+
 # A user's turn: its pictures and its words; an assistant's turn ends its chunk.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -88,16 +94,20 @@ class FlamingoProcessor(ProcessorMixin):
         """Ids of a document: a chunk ends before each picture but the first, and at the end.
 
         `[p, "a", p, "b"]` -> `<s> <image> a <|endofchunk|> <image> b <|endofchunk|>`; with
-        `closed=False`, as for a prompt to be continued, the last `<|endofchunk|>` is left out.
+        `closed=False`, as for a prompt to be continued, the last `<|endofchunk|>` is left out. A
+        `ChunkEnd` between parts writes one more where there would be none.
         """
         bos = self.tokenizer.bos_token_id
         ids = [] if bos is None else [bos]
         num_images = 0
         for part in parts:
+            if isinstance(part, ChunkEnd):
+                ids.append(self.end_of_chunk_token_id)
+                continue
             if isinstance(part, str):
                 ids += self.encode_text(part)
                 continue
-            if num_images:
+            if num_images and ids[-1] != self.end_of_chunk_token_id:
                 ids.append(self.end_of_chunk_token_id)
             ids.append(self.image_token_id)
             num_images += 1

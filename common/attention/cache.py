@@ -15,11 +15,13 @@ Slots beyond a row's count hold zeros and are addressed by no token.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,8 @@ class _LayerMedia:
             counts=self.counts + counts,
         )
 
-    def repeat(self, times: int) -> _LayerMedia:
-        return _LayerMedia(
-            keys=self.keys.repeat_interleave(times, dim=0),
-            values=self.values.repeat_interleave(times, dim=0),
-            counts=self.counts.repeat_interleave(times),
-        )
+    def of_rows(self, rows: Int[Tensor, " n"]) -> _LayerMedia:
+        return _LayerMedia(keys=self.keys[rows], values=self.values[rows], counts=self.counts[rows])
 
 
 class MediaCache:
@@ -91,11 +89,21 @@ class MediaCache:
         if not torch.compiler.is_compiling():
             torch._dynamo.mark_static_address(new_counts)  # as transformers' static cache does
 
-    def repeat(self, times: int) -> None:
-        """Follows every row by copies of it, `times` in all: rows a b become a a b b."""
-        self._layers = {number: layer.repeat(times) for number, layer in self._layers.items()}
+    def of_rows(self, rows: Int[Tensor, " n"]) -> MediaCache:
+        """A new cache with copies of some rows: of a b the rows 0 0 1 are a a b."""
+        chosen = MediaCache()
+        chosen._layers = {number: layer.of_rows(rows) for number, layer in self._layers.items()}
         if self.items_so_far is not None:
-            self.items_so_far = self.items_so_far.repeat_interleave(times)
+            chosen.items_so_far = self.items_so_far[rows]
+        return chosen
+
+
+def rows_of_cache(cache: Cache, rows: Int[Tensor, " n"]) -> Cache:
+    """A cache of text with copies of some rows; the given one stays as it is."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(rows)  # puts new tensors into the layers' copies
+    return chosen
 
 
 def _without_padding(k: Tensor, v: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

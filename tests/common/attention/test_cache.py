@@ -70,7 +70,7 @@ def test_repeated_rows_go_on_apart() -> None:
     cache = MediaCache()
     cache.update(0, media([11, 12], [21, 99]), media([1, 1], [1, 1]), counts=torch.tensor([2, 1]))
     cache.advance(torch.tensor([2, 1]))
-    cache.repeat(2)
+    cache = cache.of_rows(torch.tensor([0, 0, 1, 1]))
     new = media([13], [14], [22], [99])
     k, _ = cache.update(0, new, new, counts=torch.tensor([1, 1, 1, 0]))
     assert names(k) == [[11, 12, 13], [11, 12, 14], [21, 22, 0], [21, 0, 0]]
