@@ -22,6 +22,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = (
+    "floors",
     "media-attention",
     "resampler",
     "step",
