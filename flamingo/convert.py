@@ -5,42 +5,35 @@ result is written so that `from_pretrained` loads it.
 """
 
 import json
-import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    IdeficsConfig,
-    IdeficsForVisionText2Text,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, IdeficsConfig, IdeficsForVisionText2Text
 
+from common.checkpoint.clip import open_clip_tower
+from common.checkpoint.key_table import report
+from common.checkpoint.pretrained import (
+    Report,
+    model_type,
+    read_config,
+    read_model,
+    read_tensors,
+    read_tokenizer,
+    refuse_full,
+    write_model,
+)
 from common.errors import UserError
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
-from flamingo.conversion import idefics
+from flamingo.conversion import idefics, idefics_keys
 from flamingo.conversion import open_flamingo as peer
 from flamingo.conversion.open_flamingo_keys import VISION, NewTokens, table
-from flamingo.conversion.table import report
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.processing import FlamingoProcessor
 
 TOKENS_FILE = "open_flamingo.json"  # ids of a converted model's tokens, for the way back
 CHECKPOINT_FILE = "checkpoint.pt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What became of every key: (theirs, how it was read, ours), and what was added."""
-
-    lines: list[tuple[str, str, str]]
-    notes: list[str]
 
 
 def import_open_flamingo(
@@ -60,11 +53,10 @@ def import_open_flamingo(
     Raises:
         UserError: for a missing file, or naming every key that does not fit.
     """
-    _refuse_full(out)
-    state = _read(checkpoint)
-    _model_type(language_model)
-    text_config = AutoConfig.from_pretrained(language_model, local_files_only=True)
-    tokenizer = _tokenizer(language_model)
+    refuse_full(out)
+    state = read_tensors(checkpoint)
+    text_config = read_config(language_model)
+    tokenizer = read_tokenizer(language_model)
     if tokens is None:
         if tokenizer is None:
             raise UserError(
@@ -72,9 +64,7 @@ def import_open_flamingo(
                 "--end-of-chunk-id and --image-id"
             )
         tokens = NewTokens(end_of_chunk=len(tokenizer), image=len(tokenizer) + 1)
-    frozen = AutoModelForCausalLM.from_pretrained(
-        language_model, local_files_only=True, dtype="auto"
-    )
+    frozen = read_model(AutoModelForCausalLM, language_model, config=text_config, spare=())
     completed, notes = peer.complete(
         state,
         language_model=frozen.state_dict(),
@@ -87,7 +77,7 @@ def import_open_flamingo(
         vision_config=vision_config,
     )
     ours = peer.from_open_flamingo(completed, config, tokens)
-    _save(ours, config, out)
+    write_model(FlamingoForConditionalGeneration, config, ours, out)
     (out / TOKENS_FILE).write_text(json.dumps(asdict(tokens)) + "\n")
     if tokenizer is not None:
         FlamingoProcessor.from_tokenizer(
@@ -104,17 +94,19 @@ def import_idefics(folder: Path, out: Path) -> Report:
     Raises:
         UserError: when it is another model, or one that ours cannot be.
     """
-    _refuse_full(out)
-    if _model_type(folder) != "idefics":
-        raise UserError(f"{folder} holds a {_model_type(folder)}, not an idefics")
-    config = idefics.idefics_config(IdeficsConfig.from_pretrained(folder, local_files_only=True))
-    model = IdeficsForVisionText2Text.from_pretrained(folder, local_files_only=True, dtype="auto")
-    _save(idefics.from_idefics(model.state_dict(), config), config, out)
+    refuse_full(out)
+    theirs = read_config(folder)
+    if not isinstance(theirs, IdeficsConfig):
+        raise UserError(f"{folder} holds a {model_type(folder)}, not an idefics")
+    config = idefics.idefics_config(theirs)
+    model = read_model(IdeficsForVisionText2Text, folder, config=theirs, spare=())
+    ours = idefics.from_idefics(model.state_dict(), config)
+    write_model(FlamingoForConditionalGeneration, config, ours, out)
     note = (
         "no processor is written: ids of <image> and <fake_token_around_image> have changed "
         f"places, <image> is {config.image_token_id} now"
     )
-    return Report(lines=report(idefics.table(config)), notes=[note])
+    return Report(lines=report(idefics_keys.table(config)), notes=[note])
 
 
 def export_open_flamingo(model: Path, out: Path, *, tokens: NewTokens | None) -> Report:
@@ -126,10 +118,8 @@ def export_open_flamingo(model: Path, out: Path, *, tokens: NewTokens | None) ->
     Raises:
         UserError: when there is no model in the folder, or OpenFlamingo cannot hold it.
     """
-    _refuse_full(out)
-    if _model_type(model) != FlamingoConfig.model_type:
-        raise UserError(f"{model} holds a {_model_type(model)}, not a flamingo of ours")
-    loaded = FlamingoForConditionalGeneration.from_pretrained(model, local_files_only=True)
+    refuse_full(out)
+    loaded = _ours(model)
     if tokens is None:
         tokens = _recorded_tokens(model, loaded.config)
     theirs = peer.to_open_flamingo(loaded.state_dict(), loaded.config, tokens)
@@ -140,36 +130,32 @@ def export_open_flamingo(model: Path, out: Path, *, tokens: NewTokens | None) ->
     return Report(lines=report(table(loaded.config, tokens)), notes=[])
 
 
-def _refuse_full(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder; convert into a new one")
+def export_idefics(model: Path, out: Path) -> Report:
+    """Writes a folder of transformers' Idefics v1, without a processor.
+
+    Raises:
+        UserError: when there is no model in the folder, or an Idefics cannot be it.
+    """
+    refuse_full(out)
+    loaded = _ours(model)
+    config, theirs = idefics.to_idefics(loaded.state_dict(), loaded.config)
+    write_model(IdeficsForVisionText2Text, config, theirs, out)
+    image = config.vocab_size + 1
+    note = (
+        "no processor is written: <|endofchunk|> has become <fake_token_around_image> with id "
+        f"{image - 1}, <image> is {image} now"
+    )
+    return Report(lines=report(idefics_keys.table(loaded.config)), notes=[note])
 
 
-def _model_type(folder: Path) -> str:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"no model in {folder}: config.json is missing there")
-    try:
-        return str(json.loads((folder / "config.json").read_text()).get("model_type"))
-    except (ValueError, AttributeError):
-        raise UserError(f"{folder / 'config.json'} describes no model; copy it again") from None
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of one that torch wrote; nothing in it is executed."""
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; give a file of tensors")
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return peer.unwrap(torch.load(file, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        raise UserError(f"{file} is no file of plain tensors ({type(error).__name__})") from error
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    if not (folder / "tokenizer_config.json").is_file():
-        return None
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def _ours(folder: Path) -> FlamingoForConditionalGeneration:
+    if model_type(folder) != FlamingoConfig.model_type:
+        raise UserError(f"{folder} holds a {model_type(folder)}, not a flamingo of ours")
+    model = read_model(
+        FlamingoForConditionalGeneration, folder, config=read_config(folder), spare=()
+    )
+    assert isinstance(model, FlamingoForConditionalGeneration)
+    return model
 
 
 def _vision(file: Path | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -180,11 +166,7 @@ def _vision(file: Path | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(
             "the checkpoint holds no vision tower; give open_clip's file with --vision-weights"
         )
-    weights = _read(file)
-    start = "visual." if any(key.startswith("visual.") for key in weights) else ""
-    return {
-        key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)
-    }
+    return open_clip_tower(read_tensors(file))
 
 
 def _recorded_tokens(model: Path, config: FlamingoConfig) -> NewTokens:
@@ -193,10 +175,3 @@ def _recorded_tokens(model: Path, config: FlamingoConfig) -> NewTokens:
         return NewTokens(**json.loads(file.read_text()))
     first = config.image_token_id
     return NewTokens(end_of_chunk=first, image=first + 1)
-
-
-def _save(state: dict[str, Tensor], config: FlamingoConfig, out: Path) -> None:
-    """Without ever building the model in memory."""
-    with torch.device("meta"):
-        model = FlamingoForConditionalGeneration(config)
-    model.save_pretrained(out, state_dict={name: t.contiguous() for name, t in state.items()})

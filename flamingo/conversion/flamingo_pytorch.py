@@ -6,13 +6,13 @@ does: the embedding is left out.
 """
 
 from common.attention.attend import Backend
+from common.checkpoint.key_table import State, Table, shape_of, to_ours, zeros
 from common.layers.feed_forward import FeedForward
 from flamingo.bridge import ACTIVATIONS
 from flamingo.conversion.open_flamingo_keys import (
     gated_block_table,
     resampler_table,
 )
-from flamingo.conversion.table import State, Table, shape_of, to_ours, zeros
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.resampler import PerceiverResampler
 

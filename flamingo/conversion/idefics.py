@@ -1,4 +1,4 @@
-"""transformers' Idefics v1 (`IdeficsForVisionText2Text`) to ours.
+"""transformers' Idefics v1 (`IdeficsForVisionText2Text`) to ours, and back.
 
 Its language model is a Llama, its tower a CLIP ViT whose class token is read beside the patches and
 whose last norm is not applied; its gated blocks have SwiGLU, RMSNorm and, in the released 80B,
@@ -6,28 +6,20 @@ norms of queries and keys. Its two additional tokens are <fake_token_around_imag
 this order; the first stands here where <|endofchunk|> does.
 """
 
+import torch
 from torch import Tensor
 from transformers import IdeficsConfig, LlamaConfig
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from common.checkpoint.clip import clip_config
+from common.checkpoint.key_table import State, check, to_ours, to_theirs
+from common.checkpoint.pretrained import CONSTANTS
 from common.errors import UserError
 from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig, FlamingoVisionConfig
-from flamingo.conversion.clip import CLIP_MEAN, CLIP_STD
+from flamingo.conversion.idefics_keys import table
 from flamingo.conversion.open_flamingo_keys import meta_state
-from flamingo.conversion.table import (
-    Entry,
-    State,
-    Table,
-    Tensors,
-    gathered,
-    leading,
-    norm,
-    same,
-    to_ours,
-    zeros,
-)
+from flamingo.model import build_vision_encoder
 
-# Constants that earlier versions of transformers kept in checkpoints; they are computed anew.
-_CONSTANTS = (".rotary_emb.inv_freq", ".position_ids")
 _TEXT_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -43,6 +35,28 @@ _TEXT_FIELDS = (
     "eos_token_id",
     "tie_word_embeddings",
 )
+_VISION_FIELDS = (
+    "image_size",
+    "patch_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
+# Of ours, what an Idefics fixes or derives from its other numbers.
+_BRIDGE_FIELDS = (
+    "media_dim",
+    "resampler_feed_forward_dim",
+    "resampler_activation",
+    "cross_attention_first",
+    "cross_attention_head_dim",
+    "cross_attention_feed_forward_dim",
+    "cross_attention_activation",
+    "cross_attention_rms_eps",
+    "media_attention",
+)
+_LLAMA_FIELDS = ("num_key_value_heads", "head_dim", "attention_bias", "mlp_bias")
 
 
 def idefics_config(peer: IdeficsConfig) -> FlamingoConfig:
@@ -64,8 +78,8 @@ def idefics_config(peer: IdeficsConfig) -> FlamingoConfig:
                 "num_heads": vision.num_attention_heads,
                 "mlp_ratio": vision.intermediate_size / vision.embed_dim,
             },
-            image_mean=CLIP_MEAN,
-            image_std=CLIP_STD,
+            image_mean=OPENAI_CLIP_MEAN,
+            image_std=OPENAI_CLIP_STD,
             layer=-1,
             tokens="all",
         ),
@@ -94,126 +108,78 @@ def from_idefics(state: State, config: FlamingoConfig) -> dict[str, Tensor]:
     Raises:
         UserError: naming each key that is missing, unknown or of another shape.
     """
-    theirs = {key: value for key, value in state.items() if not key.endswith(_CONSTANTS)}
+    theirs = {key: value for key, value in state.items() if not key.endswith(CONSTANTS)}
     return to_ours(table(config), theirs, like=meta_state(config), source="the Idefics checkpoint")
 
 
-def table(config: FlamingoConfig) -> Table:
-    """Every key of a model of this configuration."""
-    entries = (
-        zeros("resampler.time_embedding", (config.num_frames, config.media_dim)),
-        *_vision_table(config),
-        *_resampler_table(config),
-        _flipped("new_inputs.weight", "model.embed_tokens.additional_embedding.weight"),
-        _flipped("new_outputs.weight", "lm_head.additional_fc.weight"),
-    )
-    for index in range(len(config.cross_attention_layers)):
-        entries += _gated_block_table(
-            config, f"gated_cross_attention.{index}.", f"model.gated_cross_attn_layers.{index}."
+def to_idefics(state: State, config: FlamingoConfig) -> tuple[IdeficsConfig, dict[str, Tensor]]:
+    """Its configuration and state dict.
+
+    Raises:
+        UserError: naming what of ours an Idefics cannot be.
+    """
+    peer = _peer_config(config)
+    again = idefics_config(peer)
+    unlike = _unlike(config, again)
+    if "resampler.input.weight" in state:
+        unlike.append("a resampler of another width than its input")
+    if state["resampler.time_embedding"].any():
+        unlike.append("a time embedding that is not 0")
+    if peer.tie_word_embeddings and not torch.equal(
+        state["new_inputs.weight"], state["new_outputs.weight"]
+    ):
+        unlike.append("new_outputs that differ from new_inputs around a tied embedding")
+    if unlike:
+        raise UserError(f"an Idefics cannot hold this model: it has {', '.join(unlike)}")
+    again.num_frames = config.num_frames
+    check(state, meta_state(again), source="as an Idefics, the model")
+    return peer, to_theirs(table(again), state)
+
+
+def _peer_config(config: FlamingoConfig) -> IdeficsConfig:
+    """The Idefics that is nearest to ours."""
+    with torch.device("meta"):
+        vision = clip_config(build_vision_encoder(config.vision_config))
+    text = config.text_config
+    if text.model_type != "llama" or vision is None:
+        raise UserError(
+            "an Idefics is a Llama around a CLIP ViT, but this model is a "
+            f"{text.model_type} around {config.vision_config.name}"
         )
-    prefix = "language_model."
-    return entries + tuple(
-        same(key, key.removeprefix(prefix)) for key in meta_state(config) if key.startswith(prefix)
+    tower = {name: getattr(vision, name) for name in _VISION_FIELDS}
+    return IdeficsConfig(
+        **{name: getattr(text, name) for name in _TEXT_FIELDS},
+        additional_vocab_size=NUM_NEW_TOKENS,
+        cross_layer_interval=config.cross_attention_interval,
+        qk_layer_norms=config.cross_attention_head_norm,
+        alpha_type="vector" if config.gate_per_channel else "float",
+        use_resampler=True,
+        vision_config=tower | {"embed_dim": vision.hidden_size},
+        perceiver_config={
+            "use_resampler": True,
+            "resampler_n_latents": config.num_latents,
+            "resampler_depth": config.resampler_layers,
+            "resampler_n_heads": config.resampler_heads,
+            "resampler_head_dim": config.resampler_head_dim,
+            "qk_layer_norms_perceiver": config.resampler_head_norm,
+        },
     )
 
 
-def _vision_table(config: FlamingoConfig) -> Table:
-    ours, theirs = "vision_encoder.model.", "model.vision_model."
-    entries = (
-        leading(f"{ours}cls_token", f"{theirs}embeddings.class_embedding", dims=2),
-        leading(f"{ours}pos_embed", f"{theirs}embeddings.position_embedding.weight"),
-        same(f"{ours}patch_embed.proj.weight", f"{theirs}embeddings.patch_embedding.weight"),
-        *norm(f"{ours}norm_pre", f"{theirs}pre_layrnorm"),
-        *norm(f"{ours}norm", f"{theirs}post_layernorm"),
-    )
-    for i in range(config.vision_config.model_options["depth"]):
-        mine, other = f"{ours}blocks.{i}.", f"{theirs}encoder.layers.{i}."
-        projections = [f"{other}self_attn.{name}_proj" for name in "qkv"]
-        entries += (
-            *norm(f"{mine}norm1", f"{other}layer_norm1"),
-            *(
-                gathered(f"{mine}attn.qkv.{leaf}", tuple(f"{p}.{leaf}" for p in projections))
-                for leaf in ("weight", "bias")
-            ),
-            *norm(f"{mine}attn.proj", f"{other}self_attn.out_proj"),
-            *norm(f"{mine}norm2", f"{other}layer_norm2"),
-            *norm(f"{mine}mlp.fc1", f"{other}mlp.fc1"),
-            *norm(f"{mine}mlp.fc2", f"{other}mlp.fc2"),
+def _unlike(config: FlamingoConfig, again: FlamingoConfig) -> list[str]:
+    """Fields that are not what they are after the way to an Idefics and back."""
+    text, same_text = config.text_config, again.text_config
+    pairs = [
+        *((name, getattr(config, name), getattr(again, name)) for name in _BRIDGE_FIELDS),
+        *((name, getattr(text, name), getattr(same_text, name)) for name in _LLAMA_FIELDS),
+        ("vision layer", config.vision_config.layer, again.vision_config.layer),
+        ("vision tokens", config.vision_config.tokens, again.vision_config.tokens),
+    ]
+    if config.cross_attention_heads not in (None, text.num_attention_heads):
+        pairs.append(
+            ("cross_attention_heads", config.cross_attention_heads, text.num_attention_heads)
         )
-    return entries
-
-
-def _resampler_table(config: FlamingoConfig) -> Table:
-    theirs = "model.perceiver_resampler."
-    entries = (
-        same("resampler.latents", f"{theirs}latents"),
-        *norm("resampler.norm", f"{theirs}layer_norm"),
-    )
-    for i in range(config.resampler_layers):
-        mine, other = f"resampler.layers.{i}.", f"{theirs}blocks.{i}."
-        entries += (
-            *norm(f"{mine}media_norm", f"{other}0.context_layer_norm"),
-            *norm(f"{mine}latents_norm", f"{other}0.latents_layer_norm"),
-            *_projections(mine, f"{other}0.", output="output_proj"),
-            *norm(f"{mine}feed_forward_norm", f"{other}1.ln"),
-            same(f"{mine}feed_forward.expand.weight", f"{other}1.fc.weight"),
-            same(f"{mine}feed_forward.contract.weight", f"{other}1.c_proj.weight"),
-        )
-        if config.resampler_head_norm:
-            entries += (
-                *norm(f"{mine}to_query.head_norm", f"{other}0.q_layer_norm"),
-                *norm(f"{mine}to_key.head_norm", f"{other}0.k_layer_norm"),
-            )
-    return entries
-
-
-def _gated_block_table(config: FlamingoConfig, ours: str, theirs: str) -> Table:
-    gate = _per_channel if config.gate_per_channel else same
-    mine, other = f"{ours}attention.", f"{theirs}cross_attn."
-    entries = (
-        gate(f"{ours}attention_gate", f"{theirs}alpha_cross_attn"),
-        gate(f"{ours}feed_forward_gate", f"{theirs}alpha_dense"),
-        same(f"{ours}attention_norm.weight", f"{theirs}input_layernorm.weight"),
-        same(f"{ours}feed_forward_norm.weight", f"{theirs}post_attention_layernorm.weight"),
-        *_projections(mine, other, output="o_proj"),
-        same(f"{ours}feed_forward.gate.weight", f"{theirs}mlp.gate_proj.weight"),
-        same(f"{ours}feed_forward.expand.weight", f"{theirs}mlp.up_proj.weight"),
-        same(f"{ours}feed_forward.contract.weight", f"{theirs}mlp.down_proj.weight"),
-    )
-    if config.cross_attention_head_norm:
-        entries += (
-            same(f"{mine}to_query.head_norm.weight", f"{other}q_layer_norm.weight"),
-            same(f"{mine}to_key.head_norm.weight", f"{other}k_layer_norm.weight"),
-        )
-    return entries
-
-
-def _projections(ours: str, theirs: str, *, output: str) -> Table:
-    return (
-        same(f"{ours}to_query.weight", f"{theirs}q_proj.weight"),
-        same(f"{ours}to_key.weight", f"{theirs}k_proj.weight"),
-        same(f"{ours}to_value.weight", f"{theirs}v_proj.weight"),
-        same(f"{ours}to_output.weight", f"{theirs}{output}.weight"),
-    )
-
-
-def _flipped(ours: str, theirs: str) -> Entry:
-    """Two rows whose order is the other way round."""
-
-    def flip(tensors: Tensors) -> Tensors:
-        return (tensors[0].flip(0),)
-
-    return Entry(ours=(ours,), theirs=(theirs,), how="rows reordered", to_ours=flip, to_theirs=flip)
-
-
-def _per_channel(ours: str, theirs: str) -> Entry:
-    return Entry(
-        ours=(ours,),
-        theirs=(theirs,),
-        how="reshaped",
-        to_ours=lambda tensors: (tensors[0].flatten(),),
-        to_theirs=lambda tensors: (tensors[0].reshape(1, 1, -1),),
-    )
+    return [f"{name}={mine} instead of {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
 
 def _refuse_uncovered(peer: IdeficsConfig) -> None:

@@ -6,15 +6,16 @@ only: `complete` adds the frozen language model and vision tower that they were 
 """
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from common.checkpoint.clip_keys import UNUSED
+from common.checkpoint.key_table import State, check, shape_of, to_ours, to_theirs
+from common.checkpoint.pretrained import CONSTANTS
 from common.errors import UserError
 from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig, FlamingoVisionConfig
-from flamingo.conversion.clip import UNUSED
 from flamingo.conversion.open_flamingo_keys import (
     LANGUAGE,
     VISION,
@@ -23,30 +24,13 @@ from flamingo.conversion.open_flamingo_keys import (
     meta_state,
     table,
 )
-from flamingo.conversion.table import State, check, shape_of, to_ours, to_theirs
 
 HEAD_DIM = 64  # fixed in its code, at every width
 # Its live model registers layers and blocks a second time under these names.
 _TWICE = (f"{LANGUAGE}old_decoder_blocks.", f"{LANGUAGE}gated_cross_attn_layers.")
-# Constants that earlier versions of transformers kept in checkpoints; they are computed anew.
-_CONSTANTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
 # GPT-NeoX's output layer before transformers renamed it.
 _OLD_HEAD, _NEW_HEAD = f"{LANGUAGE}embed_out.", f"{LANGUAGE}lm_head."
-
-
-def unwrap(file: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a released file or of one that its training wrote.
-
-    Raises:
-        UserError: when it holds anything else beside them.
-    """
-    nested = file.get("model_state_dict", file.get("state_dict", file))
-    state = nested if isinstance(nested, Mapping) else {}
-    others = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if others or not state:
-        raise UserError(f"no state dict in the file: {', '.join(others[:5]) or 'no tensors'}")
-    return dict(state)
 
 
 def read_config(
@@ -177,7 +161,7 @@ def tidy(state: State) -> dict[str, Tensor]:
         key.removeprefix("module.").replace(_OLD_HEAD, _NEW_HEAD): value
         for key, value in state.items()
     }
-    plain = {key: value for key, value in plain.items() if not key.endswith(_CONSTANTS)}
+    plain = {key: value for key, value in plain.items() if not key.endswith(CONSTANTS)}
     tidied = {key: value for key, value in plain.items() if not key.startswith(_TWICE)}
     for key in plain.keys() - tidied.keys():
         ending = _once(key)

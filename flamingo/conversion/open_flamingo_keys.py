@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from common.checkpoint.clip_keys import num_blocks, open_clip_table
+from common.checkpoint.key_table import Entry, State, Table, Tensors, norm, same, stacked, zeros
 from common.errors import UserError
 from flamingo import language_model as lm
 from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig
-from flamingo.conversion.clip import num_blocks, open_clip_table
-from flamingo.conversion.table import Entry, State, Table, Tensors, norm, same, stacked, zeros
 from flamingo.model import FlamingoForConditionalGeneration
 
 VISION, LANGUAGE = "vision_encoder.", "lang_encoder."

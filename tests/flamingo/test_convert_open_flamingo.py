@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from common.checkpoint.pretrained import unwrap
 from common.errors import UserError
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration, FlamingoVisionConfig
 from flamingo.conversion.open_flamingo import (
@@ -23,7 +24,6 @@ from flamingo.conversion.open_flamingo import (
     from_open_flamingo,
     read_config,
     to_open_flamingo,
-    unwrap,
 )
 from flamingo.conversion.open_flamingo_keys import NewTokens
 from flamingo.convert import export_open_flamingo, import_open_flamingo

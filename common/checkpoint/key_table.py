@@ -135,12 +135,12 @@ def check(state: State, expected: State, *, source: str) -> None:
             if state[name].shape != expected[name].shape
         },
     }
-    found = [f"{what}: {', '.join(_by_layer(names))}" for what, names in problems.items() if names]
+    found = [f"{what}: {', '.join(by_layer(names))}" for what, names in problems.items() if names]
     if found:
         raise UserError(f"{source} does not fit; {'; '.join(found)}")
 
 
-def _by_layer(names: Iterable[str]) -> list[str]:
+def by_layer(names: Iterable[str]) -> list[str]:
     """One line for the layers' keys of one kind. `a.0.b`, `a.1.b`, `a.5.b` -> `a.{0-1,5}.b`"""
     layers: dict[str, list[int]] = {}
     for name in names:

@@ -1,0 +1,1 @@
+"""Between the field's language models and encoders and the parts of a FLARE."""
