@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.attention.masks import causal
+from common.checkpoint.pretrained import read_config, read_model
 from common.data.document import SAMPLE_RATE_HZ, Document
 from common.data.packing import PackState
 from common.data.transfer import on_device
@@ -59,10 +60,14 @@ class FlareTask:
         self.config, self.steps = config, steps
 
     def build_model(self) -> FlareForConditionalGeneration:
-        """The model with random weights, or with encoders from local files."""
-        model = FlareForConditionalGeneration(self.model_config)
-        if torch.get_default_device().type != "meta":
-            if self.config.vision_encoder is None:
+        """The model with random weights or with those of a folder; encoders from local files."""
+        is_meta = torch.get_default_device().type == "meta"
+        if is_meta or self.config.folder is None:
+            model = FlareForConditionalGeneration(self.model_config)
+        else:
+            model = _whole_model(self.config.folder, self.model_config)
+        if not is_meta:
+            if self.config.folder is None and self.config.vision_encoder is None:
                 positions = model.vision_encoder.model.pos_embed
                 nn.init.trunc_normal_(positions, std=self.config.position_scale)
             model.load_backbones(vision=self.config.vision_encoder, audio=self.config.audio_encoder)
@@ -228,7 +233,7 @@ class FlareTask:
     @cached_property
     def processor(self) -> FlareProcessor:
         """Tokenizer, image and audio processing."""
-        config = PRESETS[self.config.model]()
+        config = self._named_config()
         return FlareProcessor.from_tokenizer(
             self._tokenizer(),
             vocab_size=config.text_config.vocab_size,
@@ -239,8 +244,8 @@ class FlareTask:
 
     @cached_property
     def model_config(self) -> FlareConfig:
-        """The preset with what this run changes; ids of control tokens are the tokenizer's."""
-        config = PRESETS[self.config.model]()
+        """The named one with what this run changes; ids of control tokens are the tokenizer's."""
+        config = self._named_config()
         for name in ("image_token_id", "audio_token_id", "mask_token_id", "emb_token_id"):
             setattr(config, name, getattr(self.processor, name))
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -327,8 +332,17 @@ class FlareTask:
             seed=config.data_seed,
         )
 
+    def _named_config(self) -> FlareConfig:
+        folder = self.config.folder
+        if folder is None:
+            return PRESETS[self.config.model]()
+        config = read_config(folder)
+        if not isinstance(config, FlareConfig):
+            raise UserError(f"{folder} holds a {config.model_type}, no FLARE; convert it first")
+        return config
+
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        folder = self.config.tokenizer
+        folder = self.config.tokenizer or self.config.folder
         if folder is None:
             return embedded_tokenizer()
         if not folder.is_dir():
@@ -366,3 +380,11 @@ def _counted_flops(run: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return float(counter.get_total_flops())
+
+
+def _whole_model(folder: Path, config: FlareConfig) -> FlareForConditionalGeneration:
+    """All weights of a folder, in single precision."""
+    kind = FlareForConditionalGeneration
+    model = read_model(kind, folder, config=config, dtype=torch.float32, spare=())
+    assert isinstance(model, kind)
+    return model.train()

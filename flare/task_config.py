@@ -27,7 +27,7 @@ class ObjectiveWeights:
 class FlareTaskConfig:
     """Model, objectives and data of a pre-training run."""
 
-    # Preset of the model.
+    # Preset of the model, or the folder of a FLARE whose weights training goes on from.
     model: str
     # Packed rows of one update, over all ranks.
     batch_size: int
@@ -56,7 +56,7 @@ class FlareTaskConfig:
     vision_encoder: Path | None = None
     # Local weights of WavLM (transformers' names); None: random.
     audio_encoder: Path | None = None
-    # Folder of a tokenizer; None: the small one of the generated data.
+    # Folder of a tokenizer; None: that of the model's folder, or the small one of generated data.
     tokenizer: Path | None = None
     # Standard deviation of a random vision encoder's position embedding at the start: timm's 0.02
     # drowns in the patches' 0.3, and a short run would not learn to tell left from right.
@@ -79,8 +79,11 @@ class FlareTaskConfig:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.model not in PRESETS:
-            raise UserError(f"no preset {self.model!r}; presets are {', '.join(PRESETS)}")
+        if self.folder is not None and not (self.folder / "config.json").is_file():
+            raise UserError(
+                f"no preset {self.model!r} and no folder of a model; presets are "
+                f"{', '.join(PRESETS)}"
+            )
         if not self.sources:
             raise UserError("no sources; give at least one, e.g. kind scenes")
         if self.z_loss < 0:
@@ -91,3 +94,8 @@ class FlareTaskConfig:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise UserError(f"{name} must lie in 0..1, 1 excluded, not {value}")
+
+    @property
+    def folder(self) -> Path | None:
+        """Of the model that training goes on from; None where a preset is built anew."""
+        return None if self.model in PRESETS else Path(self.model)

@@ -1,9 +1,11 @@
 """Weights of an encoder from a local file, loaded strictly: every name and shape must fit."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -11,13 +13,29 @@ from common.errors import UserError
 
 
 def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of one that torch wrote; nothing in it is executed."""
+    """The tensors of a safetensors file or of one that torch wrote; nothing in it is executed.
+
+    Raises:
+        UserError: there is none, or it is damaged or no state dict.
+    """
     if not file.is_file():
         raise UserError(f"{kind} weights {file} do not exist; give a safetensors or .pth file")
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+        return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        AttributeError,
+        EOFError,
+        RuntimeError,
+    ) as error:
+        raise UserError(
+            f"{kind} weights {file} are damaged or no state dict ({type(error).__name__}); "
+            "copy the file again"
+        ) from error
 
 
 def load_exactly(

@@ -211,6 +211,26 @@ def test_control_tokens_have_the_ids_of_the_users_tokenizer(tmp_path: Path) -> N
     assert len(task.compute(model, "mixture", batch).pairs["image_text"].media) > 0
 
 
+def test_training_goes_on_from_the_weights_of_a_folder(tmp_path: Path) -> None:
+    first = small_task()
+    trained = first.build_model()
+    first.export(trained, tmp_path)
+    task = small_task(model=str(tmp_path), layer_drop=0.1)
+    model, batch = task.build_model(), first_batch(task)
+    assert model.training
+    assert model.config.audio_config.layer_drop == 0.1
+    for key, tensor in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[key], tensor), key
+    assert torch.equal(batch.input_ids, first_batch(first).input_ids)
+    with torch.device("meta"):
+        assert {p.device.type for p in task.build_model().parameters()} == {"meta"}
+    with pytest.raises(UserError, match="no preset 'flare_12b' and no folder of a model"):
+        small_task(model="flare_12b")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="holds a llama, no FLARE; convert it first"):
+        small_task(model=str(tmp_path)).build_model()
+
+
 def test_encoders_saved_by_timm_and_transformers_load_by_path(tmp_path: Path) -> None:
     config = small_task().model_config
     vision, audio = config.vision_config, config.audio_config
