@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 
+# What the readers of weights raise for files that are cut short or no weights.
+DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError)
+
 
 def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of one that torch wrote; nothing in it is executed.
@@ -25,13 +28,7 @@ def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
             return load_file(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        AttributeError,
-        EOFError,
-        RuntimeError,
-    ) as error:
+    except (*DAMAGED, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{kind} weights {file} are damaged or no state dict ({type(error).__name__}); "
             "copy the file again"

@@ -260,6 +260,10 @@ def test_encoders_saved_by_timm_and_transformers_load_by_path(tmp_path: Path) ->
         assert torch.equal(vit.state_dict()[name], weight), name
     with pytest.raises(UserError, match="vit"):
         small_task(audio_encoder=tmp_path / "vit.safetensors").build_model()
+    for name in ("cut.safetensors", "cut.pth"):
+        (tmp_path / name).write_bytes((tmp_path / "vit.safetensors").read_bytes()[:999])
+        with pytest.raises(UserError, match="are damaged or no state dict"):
+            small_task(vision_encoder=tmp_path / name).build_model()
 
 
 def test_stages_are_balanced_by_two_operations_per_weight_and_those_of_attention() -> None:
