@@ -31,20 +31,20 @@ def complete(
     documents: Sequence[Sequence[Part]],
     *,
     max_new_tokens: int,
-    num_beams: int = 1,
+    num_beams: int | None = None,
     temperature: float | None = None,
     static: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, up to the end of the chunk.
 
-    Greedy or beam search; sampling when a temperature is given. `static` allots the whole text
-    cache beforehand, for which transformers compiles decoding on a GPU. The model's training mode
-    is kept.
+    Greedy; beam search when beams are given, sampling when a temperature is. `static` allots the
+    whole text cache beforehand, for which transformers compiles decoding on a GPU. The model's
+    training mode is kept.
     """
     rows = [processor.encode_document(parts, closed=False) for parts in documents]
     media = MediaCache()
     with _evaluating(model):
-        num_images = _remember(model, processor, documents, media, num_beams=num_beams)
+        num_images = _remember(model, processor, documents, media, copies=num_beams or 1)
         return _write(
             model,
             processor,
@@ -54,7 +54,7 @@ def complete(
                 "num_images": num_images,
             },
             max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
+            num_beams=num_beams or 1,
             do_sample=temperature is not None,
             temperature=temperature,
             cache_implementation="static" if static else None,
@@ -69,7 +69,7 @@ def complete_after(
     documents: Sequence[Sequence[Part]],
     *,
     max_new_tokens: int,
-    num_beams: int = 1,
+    num_beams: int | None = None,
     temperature: float | None = None,
 ) -> list[str]:
     """What `complete` writes after `prefix + document`, for each document.
@@ -92,10 +92,14 @@ def complete_after(
                 model,
                 processor,
                 inputs_after(
-                    model, processor, prefix, [documents[i] for i in group], num_beams=num_beams
+                    model,
+                    processor,
+                    prefix,
+                    [documents[i] for i in group],
+                    copies=num_beams or 1,
                 ),
                 max_new_tokens=max_new_tokens,
-                num_beams=num_beams,
+                num_beams=num_beams or 1,
                 do_sample=temperature is not None,
                 temperature=temperature,
             )
@@ -170,14 +174,15 @@ def inputs_after(
     prefix: Sequence[Part],
     documents: Sequence[Sequence[Part]],
     *,
-    num_beams: int = 1,
+    copies: int = 1,
 ) -> dict[str, Any]:
     """Inputs of `generate` for `prefix + document`, with caches in which the prefix has been read.
 
-    Where documents differ in length, the padding lies between prefix and document.
+    Where documents differ in length, the padding lies between prefix and document. Beam search
+    needs as many copies of each document as it has beams.
     """
     begun = read(model, processor, [prefix])
-    every = torch.zeros(len(documents) * num_beams, dtype=torch.long, device=model.device)
+    every = torch.zeros(len(documents) * copies, dtype=torch.long, device=model.device)
     media = begun.media.of_rows(every)
     rest = _padded(processor, _rests(processor, prefix, documents)).to(model.device)
     shared = begun.input_ids.expand(len(documents), -1)
@@ -186,7 +191,7 @@ def inputs_after(
         "attention_mask": torch.cat([torch.ones_like(shared), rest["attention_mask"]], dim=1),
         "past_key_values": rows_of_cache(begun.text, every),
         "media_cache": media,
-        "num_images": _remember(model, processor, documents, media, num_beams=num_beams),
+        "num_images": _remember(model, processor, documents, media, copies=copies),
     }
 
 
@@ -221,7 +226,7 @@ def _remember(
     documents: Sequence[Sequence[Part]],
     media: MediaCache,
     *,
-    num_beams: int = 1,
+    copies: int = 1,
 ) -> Int[Tensor, " b"]:
     """Fills the media cache with the documents' pictures and returns their numbers."""
     rows = [[part for part in parts if not isinstance(part, str)] for parts in documents]
@@ -232,7 +237,7 @@ def _remember(
     slots = torch.zeros(len(rows), int(counts.max()), dtype=torch.long, device=model.device)
     filled = torch.arange(slots.shape[1], device=model.device) < counts[:, None]
     slots[filled] = torch.tensor(places, device=model.device)
-    slots = slots.repeat_interleave(num_beams, dim=0)
+    slots = slots.repeat_interleave(copies, dim=0)
     once = MediaCache()
     shared = _media_of(model, processor.encode_pictures(pictures).to(model.device), cache=once)
     no_text = torch.zeros(1, 1, model.config.text_config.hidden_size, device=model.device)
@@ -243,7 +248,7 @@ def _remember(
             block.layer,
             keys[0, slots],
             values[0, slots],
-            counts=counts.repeat_interleave(num_beams),
+            counts=counts.repeat_interleave(copies),
         )
     return counts
 

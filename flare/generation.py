@@ -21,15 +21,15 @@ def complete(
     documents: Sequence[Sequence[Part]],
     *,
     max_new_tokens: int,
-    num_beams: int = 1,
+    num_beams: int | None = None,
     temperature: float | None = None,
     static: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, up to the end of the document.
 
-    Greedy or beam search; sampling when a temperature is given. `static` allots the whole text
-    cache beforehand, for which transformers compiles decoding on a GPU. The model's training mode
-    is kept.
+    Greedy; beam search when beams are given, sampling when a temperature is. `static` allots the
+    whole text cache beforehand, for which transformers compiles decoding on a GPU. The model's
+    training mode is kept.
     """
     was_training = model.training
     model.eval()
@@ -37,7 +37,7 @@ def complete(
     ids = model.generate(
         **inputs,
         max_new_tokens=max_new_tokens,
-        num_beams=num_beams,
+        num_beams=num_beams or 1,
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         do_sample=temperature is not None,

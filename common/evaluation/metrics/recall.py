@@ -37,8 +37,8 @@ def recalls(
     matches = torch.zeros(similarities.shape, dtype=torch.bool, device=similarities.device)
     matches[torch.tensor(owners), torch.arange(num_columns)] = True
     directions = {
-        f"{rows}_to_{columns}": _before(similarities, matches),
-        f"{columns}_to_{rows}": _before(similarities.T, matches.T),
+        f"{rows}_to_{columns}": num_before(similarities, matches),
+        f"{columns}_to_{rows}": num_before(similarities.T, matches.T),
     }
     return {
         f"{name}_r{k}": float((before < k).float().mean())
@@ -47,10 +47,11 @@ def recalls(
     }
 
 
-def _before(
+def num_before(
     table: Float[Tensor, "rows columns"], matches: Bool[Tensor, "rows columns"]
 ) -> Int[Tensor, " rows"]:
-    """How many wrong columns come before the best right one of each row."""
+    """How many wrong columns come before the best right one of each row; found among the first k
+    is what has fewer than k before it."""
     best = table.masked_fill(~matches, -torch.inf).amax(dim=1, keepdim=True)
     # All that are not less similar come before: a constant or broken model finds nothing.
     return (~(table < best) & ~matches).sum(dim=1)
