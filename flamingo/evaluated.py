@@ -22,7 +22,7 @@ from common.data.prompts import completed
 from common.data.transfer import on_device
 from common.errors import UserError
 from common.evaluation.likelihoods import answer_ids, log_probabilities
-from common.evaluation.models import Medium, Prompt, Turn
+from common.evaluation.models import LENGTH_PENALTY, Medium, Prompt, Turn
 from common.objectives.language import IGNORED, next_token_loss
 from flamingo.config import FlamingoConfig
 from flamingo.data import DocumentEncoder, FlamingoBatch, FlamingoExample, collate
@@ -57,6 +57,7 @@ class EvaluatedFlamingo:
             [_parts(prompt[num_shared:]) for prompt in prompts],
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
+            length_penalty=LENGTH_PENALTY,
         )
 
     def log_likelihoods(

@@ -32,12 +32,14 @@ def complete(
     *,
     max_new_tokens: int,
     num_beams: int | None = None,
+    length_penalty: float | None = None,
     temperature: float | None = None,
     static: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, up to the end of the chunk.
 
-    Greedy; beam search when beams are given, sampling when a temperature is. `static` allots the
+    Greedy; beam search when beams are given, sampling when a temperature is. Beams are compared by
+    log-probability / length ** `length_penalty`, transformers' 1 if not given. `static` allots the
     whole text cache beforehand, for which transformers compiles decoding on a GPU. The model's
     training mode is kept.
     """
@@ -55,6 +57,7 @@ def complete(
             },
             max_new_tokens=max_new_tokens,
             num_beams=num_beams or 1,
+            length_penalty=length_penalty,
             do_sample=temperature is not None,
             temperature=temperature,
             cache_implementation="static" if static else None,
@@ -70,6 +73,7 @@ def complete_after(
     *,
     max_new_tokens: int,
     num_beams: int | None = None,
+    length_penalty: float | None = None,
     temperature: float | None = None,
 ) -> list[str]:
     """What `complete` writes after `prefix + document`, for each document.
@@ -83,6 +87,7 @@ def complete_after(
             documents,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
+            length_penalty=length_penalty,
             temperature=temperature,
         )
     texts: dict[int, str] = {}
@@ -100,6 +105,7 @@ def complete_after(
                 ),
                 max_new_tokens=max_new_tokens,
                 num_beams=num_beams or 1,
+                length_penalty=length_penalty,
                 do_sample=temperature is not None,
                 temperature=temperature,
             )

@@ -19,7 +19,7 @@ from common.data.prompts import completed
 from common.data.transfer import on_device
 from common.errors import UserError
 from common.evaluation.likelihoods import answer_ids, log_probabilities
-from common.evaluation.models import Prompt
+from common.evaluation.models import LENGTH_PENALTY, Prompt
 from flare import passes
 from flare.config import FlareConfig
 from flare.data import CAUSAL_TERM, FlareBatch, Targets, collate
@@ -56,6 +56,7 @@ class EvaluatedFlare:
             [_parts(prompt) for prompt in prompts],
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
+            length_penalty=LENGTH_PENALTY,
         )
         return [text.split(SEPARATOR)[0].strip() for text in texts]
 

@@ -22,12 +22,14 @@ def complete(
     *,
     max_new_tokens: int,
     num_beams: int | None = None,
+    length_penalty: float | None = None,
     temperature: float | None = None,
     static: bool = False,
 ) -> list[str]:
     """What the model writes after each prompt, up to the end of the document.
 
-    Greedy; beam search when beams are given, sampling when a temperature is. `static` allots the
+    Greedy; beam search when beams are given, sampling when a temperature is. Beams are compared by
+    log-probability / length ** `length_penalty`, transformers' 1 if not given. `static` allots the
     whole text cache beforehand, for which transformers compiles decoding on a GPU. The model's
     training mode is kept.
     """
@@ -38,6 +40,7 @@ def complete(
         **inputs,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams or 1,
+        length_penalty=length_penalty,
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         do_sample=temperature is not None,

@@ -12,6 +12,8 @@ from torch import Tensor
 from common.data.document import Document, Image, Recording
 
 Medium: TypeAlias = Image | Recording
+# Of beam search, as OpenFlamingo evaluates: the most probable answer, whether short or long.
+LENGTH_PENALTY = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
