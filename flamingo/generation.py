@@ -16,6 +16,7 @@ from transformers import BatchEncoding
 from transformers.cache_utils import Cache
 
 from common.attention.cache import MediaCache, rows_of_cache
+from common.generation.beams import beam_options
 from flamingo import language_model as lm
 from flamingo.media import Media
 from flamingo.model import FlamingoForConditionalGeneration
@@ -56,8 +57,7 @@ def complete(
                 "num_images": num_images,
             },
             max_new_tokens=max_new_tokens,
-            num_beams=num_beams or 1,
-            length_penalty=length_penalty,
+            **beam_options(num_beams, length_penalty),
             do_sample=temperature is not None,
             temperature=temperature,
             cache_implementation="static" if static else None,
@@ -104,8 +104,7 @@ def complete_after(
                     copies=num_beams or 1,
                 ),
                 max_new_tokens=max_new_tokens,
-                num_beams=num_beams or 1,
-                length_penalty=length_penalty,
+                **beam_options(num_beams, length_penalty),
                 do_sample=temperature is not None,
                 temperature=temperature,
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from common.attention.cache import rows_of_cache
+from common.generation.beams import beam_options
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor, Part
 
@@ -39,8 +40,7 @@ def complete(
     ids = model.generate(
         **inputs,
         max_new_tokens=max_new_tokens,
-        num_beams=num_beams or 1,
-        length_penalty=length_penalty,
+        **beam_options(num_beams, length_penalty),
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
         do_sample=temperature is not None,

@@ -1,0 +1,1 @@
+"""Text from a model, as both models write it."""
