@@ -5,6 +5,7 @@
     python scripts/prepare_data.py inspect data/photos --pictures photos.png --read
     python scripts/prepare_data.py filter data/photos data/clean --min-side 200 --copies
     python scripts/prepare_data.py embedded data/generated
+    python scripts/prepare_data.py benchmarks data/benchmarks
 
 docs/data.md explains them. Every command goes on where it was stopped.
 """
@@ -27,6 +28,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 import flamingo.embedded_shards
 import flare.embedded_shards
+from common.data.commands.benchmarks import Benchmarks
 from common.data.commands.filter import Filter, filter_samples
 from common.data.commands.index import Index, index_folder
 from common.data.commands.ingest import Ingest, ingest
@@ -39,6 +41,7 @@ from common.data.commands.tables import (
     read_table,
     tokens_table,
 )
+from common.data.embedded.benchmarks import write_benchmarks
 from common.data.inspection import corpus_facts, read_all, some_documents, token_facts
 from common.data.shards.corpus import open_shards
 from common.data.shards.tokens import tokenizer_digest
@@ -97,6 +100,7 @@ Command: TypeAlias = (
     | Annotated[Ingest, subcommand("ingest")]
     | Annotated[Filter, subcommand("filter")]
     | Annotated[Embedded, subcommand("embedded")]
+    | Annotated[Benchmarks, subcommand("benchmarks")]
 )
 
 
@@ -152,6 +156,9 @@ def _run(command: Command, show: _Show) -> None:
             _filter(command, show)
         case Embedded():
             _embedded(command, show)
+        case Benchmarks():
+            write_benchmarks(command.out, num=command.num, seed=command.seed)
+            show.console.print(f"benchmarks: {command.out}", markup=False, soft_wrap=True)
 
 
 def _index(command: Index | Ingest | Filter, root: Path, show: _Show) -> None:

@@ -23,8 +23,10 @@ OWN_KINDS: dict[OwnKind, str] = {
 }
 
 
-def open_own(kind: OwnKind, path: Path, *, tokenizer: PreTrainedTokenizerBase) -> Corpus:
-    """The documents at a path.
+def open_own(
+    kind: OwnKind, path: Path, *, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Corpus:
+    """The documents at a path; with a tokenizer their extents are known.
 
     Raises:
         UserError: nothing of the kind is there, or its index is missing or stale.
@@ -56,7 +58,7 @@ class FileCorpus:
     """Records as a corpus; all their texts are held in memory."""
 
     def __init__(
-        self, path: Path, records: Sequence[Record], *, tokenizer: PreTrainedTokenizerBase
+        self, path: Path, records: Sequence[Record], *, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         self.name, self.records, self.tokenizer = str(path), records, tokenizer
         self.shard_sizes: Sequence[int] = (len(records),)
@@ -64,6 +66,7 @@ class FileCorpus:
         self._extents: dict[int, Extent] = {}
 
     def extent(self, index: int) -> Extent:
+        assert self.tokenizer is not None, "opened without a tokenizer"
         if index not in self._extents:
             record = self.records[index]
             self._extents[index] = Extent(

@@ -34,7 +34,7 @@ def captions_picture(items: Sequence[CaptionedMedium], path: Path) -> None:
         axes.set_axis_off()
     for axes, item in zip(panels[: len(items)], items, strict=True):
         axes.set_axis_on()
-        _draw_medium(axes, item.medium)
+        draw_medium(axes, item.medium)
         is_right = item.written.strip() == item.true.strip()
         lines = [item.written.strip() or "(nothing)", *([] if is_right else [f"({item.true})"])]
         axes.set_title(
@@ -46,7 +46,8 @@ def captions_picture(items: Sequence[CaptionedMedium], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_medium(axes: Axes, medium: Image | Recording) -> None:
+def draw_medium(axes: Axes, medium: Image | Recording) -> None:
+    """An image as it is, a recording as a spectrogram with its scales."""
     if not isinstance(medium, Recording):
         axes.imshow(medium)
         axes.set(xticks=[], yticks=[])

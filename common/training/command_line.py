@@ -29,8 +29,8 @@ from common.training.display import configure_logging
 from common.training.loader import rows_of
 from common.training.optimizer import check_groups
 from common.training.outcome import EXIT_STATUSES, exit_status_of
+from common.training.processes import is_first_process, leave_processes
 from common.training.run import RunConfig
-from common.training.runtime import is_first_process, leave_processes
 from common.training.schedule import learning_rate_factor
 from common.training.task import Task
 from common.training.trainer import Trainer

@@ -4,7 +4,6 @@ Figures the host already knows (counts, tokens, "please stop") travel over a glo
 hosts, so the accelerators are never waited for.
 """
 
-import os
 import platform
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,22 +18,12 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor
 
+from common.checkpoint.ranks import Ranks
 from common.errors import UserError
+from common.training.processes import Processes, check_launch, control_group, num_launched
 from common.training.run import RunConfig
 
 ValueT = TypeVar("ValueT")
-
-
-def is_first_process() -> bool:
-    """True for the one process that talks to the user, before any runtime has started."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def leave_processes() -> None:
-    """End this process's part in the group, if there is one: a process that exits with a group
-    open may find threads of the backend still running and abort."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def device_name(device: torch.device) -> str:
@@ -51,8 +40,7 @@ class Runtime:
         known = ("none", *(str(name) for name in LOGGER_TYPE_TO_CLASS))
         if config.tracker not in known:
             raise UserError(f"unknown tracker {config.tracker}; use one of {', '.join(known)}")
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
-        config.parallel.sizes(launched)  # complains before any process waits for another
+        config.parallel.sizes(num_launched())  # complains before any process waits for another
         self.timeout = timedelta(seconds=config.health.collective_timeout_s)
         # Several runs in one process may differ in precision; the process group stays.
         AcceleratorState._reset_state(reset_partial_state=False)
@@ -71,25 +59,15 @@ class Runtime:
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.num_ranks: int = self.accelerator.num_processes
-        if launched != self.num_ranks:
-            raise UserError(
-                f"{launched} processes were launched but Accelerate sees {self.num_ranks}; "
-                "start with `torchrun` or `accelerate launch` and one process per device"
-            )
+        check_launch(self.num_ranks)
         kind = self.accelerator.distributed_type
         if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
             raise UserError(
                 f"Accelerate is configured for {kind.value}; let it launch only, with one of "
                 "scripts/accelerate/*.yaml, and shard with --parallel.shard"
             )
-        self.control = self._control_group()
-
-    def _control_group(self) -> dist.ProcessGroup | None:
-        if self.num_ranks == 1:
-            return None
-        group = dist.new_group(backend="gloo", timeout=self.timeout)
-        assert isinstance(group, dist.ProcessGroup)
-        return group
+        self.control = control_group(timeout=self.timeout)
+        self.processes = Processes(ranks=Ranks(self.control), device=self.device)
 
     @property
     def is_main(self) -> bool:
@@ -116,16 +94,12 @@ class Runtime:
 
     def collect(self, value: ValueT) -> list[ValueT]:
         """The values of all ranks, in rank order."""
-        if self.control is None:
-            return [value]
-        values: list[ValueT] = [value] * self.num_ranks
-        dist.all_gather_object(values, value, group=self.control)
-        return values
+        return self.processes.collect(value)
 
     def from_main(self, value: ValueT) -> ValueT:
         """The main rank's value, on every rank."""
-        return self.collect(value)[0]
+        return self.processes.from_main(value)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.collect(None)
+        self.processes.barrier()

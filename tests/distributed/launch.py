@@ -14,6 +14,7 @@ from pathlib import Path
 
 PRELOADED = [
     "pytest",  # every process imports what its parent ran as main
+    "scripts.evaluate",
     "tests.common.training.contrast_toy",
     "tests.common.training.toy",
     "tests.distributed.flare_exact",
