@@ -44,8 +44,9 @@ class SoundClassesConfig:
     dataset: Literal["esc50", "audioset"]
     # ESC-50's folder, which holds meta and audio; AudioSet's folder of clips.
     sounds: Path
-    # AudioSet's eval_segments.csv and class_labels_indices.csv.
+    # AudioSet's eval_segments.csv.
     segments: Path | None = None
+    # AudioSet's class_labels_indices.csv.
     classes: Path | None = None
     # Templates, one a line, such as `this is a sound of {}.`, the only one if none are given.
     templates: Path | None = None
