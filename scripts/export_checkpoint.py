@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from common.checkpoint.export import export_safetensors
+from common.checkpoint.model_card import write_model_card
 from common.errors import UserError
 
 
@@ -28,6 +29,8 @@ def main() -> int:
         largest = round(chosen.max_file_gb * 1e9)
         for file in export_safetensors(chosen.checkpoint, chosen.out, max_shard_bytes=largest):
             sys.stdout.write(f"{file}\n")
+        run = chosen.checkpoint.resolve().parents[1]
+        write_model_card(chosen.out, run=run if (run / "config.json").exists() else None)
     except UserError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2

@@ -1,8 +1,10 @@
-"""The end of a run: the model in its own public format, which appears whole under its name."""
+"""The end of a run: the model in its own public format, with its card, which appears whole under
+its name."""
 
 import shutil
 from pathlib import Path
 
+from common.checkpoint.model_card import write_model_card
 from common.parallel.engine import Engine
 from common.training.plots import write_plots
 from common.training.runtime import Runtime
@@ -19,6 +21,7 @@ def export_model(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         task.export(model.eval(), unfinished)
+        write_model_card(unfinished, run=folder)
         write_plots(folder / "metrics.jsonl", folder / "plots")
         shutil.rmtree(folder / "model", ignore_errors=True)
         unfinished.rename(folder / "model")
