@@ -10,15 +10,15 @@ import inspect
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common.attention.masks import causal, may_look, same_document
+from common.errors import UserError
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.media import Media
 
@@ -56,14 +56,19 @@ def condition(
         layer.register_forward_pre_hook(partial(_add_media, blocks.get(index)), with_kwargs=True)
 
 
-def extend_vocabulary(language_model: PreTrainedModel, new_outputs: nn.Linear) -> None:
-    """Appends the logits of the new tokens to those of the frozen output layer."""
+def extend_vocabulary(language_model: PreTrainedModel, owner: nn.Module) -> None:
+    """Appends the logits of the owner's `new_outputs` to those of the frozen output layer."""
     head = language_model.get_output_embeddings()
-    head.register_forward_hook(partial(_append_logits, new_outputs))
+    # By name: PEFT puts another module in the place of one that it trains.
+    head.register_forward_hook(partial(_append_logits, owner))
 
 
 def run(language_model: PreTrainedModel, media: Media, **inputs: Any) -> Any:
-    """One call of the language model with media; raises when its layers did not receive them."""
+    """One call of the language model with media; raises when its layers did not receive them.
+
+    Raises:
+        UserError: its output layer lost the new tokens.
+    """
     outer, _this_call.media = _this_call.media, media
     try:
         outputs = language_model(**inputs, **{MEDIA_ARGUMENT: media})
@@ -71,6 +76,11 @@ def run(language_model: PreTrainedModel, media: Media, **inputs: Any) -> Any:
         _this_call.media = outer
     if not media.visited:
         raise RuntimeError(f"{type(language_model).__name__} never met its gated blocks")
+    if outputs.logits.shape[-1] == language_model.config.vocab_size:
+        raise UserError(
+            "the language model's output layer was replaced and lost the new tokens; name it "
+            'where the replacing is configured, as in modules_to_not_convert=["lm_head"]'
+        )
     return outputs
 
 
@@ -121,7 +131,7 @@ def positions_in_documents(documents: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
 
 
 def embed(
-    language_model: PreTrainedModel, new_inputs: nn.Embedding, ids: Int[Tensor, "b s"]
+    language_model: PreTrainedModel, new_inputs: nn.Module, ids: Int[Tensor, "b s"]
 ) -> Float[Tensor, "b s d"]:
     """Frozen rows for the language model's own tokens, trainable rows for the new ones."""
     first_new = language_model.config.vocab_size
@@ -147,7 +157,8 @@ def _add_media(
 
 
 def _append_logits(
-    new_outputs: nn.Linear, head: nn.Module, args: tuple[Any, ...], logits: Float[Tensor, "b s v"]
+    owner: nn.Module, head: nn.Module, args: tuple[Any, ...], logits: Float[Tensor, "b s v"]
 ) -> Float[Tensor, "b s u"]:
-    hidden = args[0].to(new_outputs.weight.dtype)
-    return torch.cat([logits, F.linear(hidden, new_outputs.weight).to(logits.dtype)], dim=-1)
+    new_outputs = cast(nn.Linear, owner.new_outputs)
+    new = new_outputs(args[0].to(new_outputs.weight.dtype))
+    return torch.cat([logits, new.to(logits.dtype)], dim=-1)

@@ -62,7 +62,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    # A hook on the language model's head reads these weights: no quantiser may replace the module.
+    # A quantiser must leave their weights: hidden states take the type of these.
     _keep_in_fp32_modules = ["new_outputs"]  # noqa: RUF012 - transformers' own class attribute
     _no_split_modules = ["GatedCrossAttentionBlock", "ResamplerLayer"]  # noqa: RUF012 - as above
     _skip_keys_device_placement = ["past_key_values", "media_cache"]  # noqa: RUF012 - as above
@@ -83,6 +83,10 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._adopt(language_model)
         self.post_init()
         self.generation_config.use_cache = True  # some families (MPT) default to no cache
+        # An answer ends with its chunk, in transformers' pipelines, too.
+        ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
+        known = [end for end in ends if end is not None]
+        self.generation_config.eos_token_id = [*known, config.end_of_chunk_token_id]
         # The model reads images, it does not write them.
         self.generation_config.suppress_tokens = [config.image_token_id]
 
@@ -90,7 +94,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Takes in a language model, frozen, and lets its layers meet the gated blocks."""
         self.language_model = language_model
         lm.condition(language_model, {block.layer: block for block in self.gated_blocks})
-        lm.extend_vocabulary(language_model, self.new_outputs)
+        lm.extend_vocabulary(language_model, self)
         self.language_model.requires_grad_(False)
         self.vision_encoder.requires_grad_(False)
 

@@ -1,6 +1,7 @@
 """What transformers 5 asks of a model: saving, loading, Auto classes, pipeline, Trainer, PEFT."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
+    GenerationConfig,
     GenerationMixin,
+    QuantoConfig,
+    TorchAoConfig,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -23,11 +27,23 @@ from transformers import (
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
+from common.errors import UserError
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration, FlamingoProcessor
 from tests.flamingo import tiny
 
 VOCAB = 300
 RED, BLUE = Image.new("RGB", (40, 44), "red"), Image.new("RGB", (44, 40), "blue")
+
+
+def chat(picture: Image.Image, question: str, answer: str) -> list[dict[str, Any]]:
+    asked = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    return [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+
+
+CHATS = [chat(RED, "Which colour?", " red"), chat(BLUE, "And this?", " blue as the sea")]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +182,50 @@ def test_trainer_resumes_to_the_same_weights(folder: Path, tmp_path: Path, batch
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
+def test_trainer_learns_from_chats_that_the_processor_collates(
+    folder: Path, processor: FlamingoProcessor, tmp_path: Path
+) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    arguments = TrainingArguments(
+        str(tmp_path / "run"),
+        max_steps=8,
+        per_device_train_batch_size=2,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+        report_to=[],
+        use_cpu=True,
+        logging_steps=1,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        save_strategy="no",
+    )
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=CHATS * 8, data_collator=collated(processor)
+    )
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert max(losses[-2:]) < 0.8 * min(losses[:2])
+    trainer.save_model(str(tmp_path / "saved"))
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "saved").eval()
+    batch = collated(processor)(CHATS)
+    assert torch.equal(again(**batch).logits, model.eval()(**batch).logits)
+
+
+def collated(processor: FlamingoProcessor) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
+    """Chats as a batch; what is padding or a picture is not learnt."""
+
+    def collate(chats: list[Any]) -> dict[str, torch.Tensor]:
+        options = {"padding": True, "return_tensors": "pt"}
+        batch = processor.apply_chat_template(
+            chats, tokenize=True, return_dict=True, processor_kwargs=options
+        )
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return {**batch, "labels": labels.masked_fill(batch["input_ids"] == VOCAB, -100)}
+
+    return collate
+
+
 def test_lora_adapters_are_saved_and_reloaded(folder: Path, tmp_path: Path, batch: Any) -> None:
     lora = LoraConfig(r=2, target_modules=["q_proj", "to_query"], init_lora_weights=False)
     adapted = get_peft_model(AutoModelForImageTextToText.from_pretrained(folder), lora).eval()
@@ -175,6 +235,55 @@ def test_lora_adapters_are_saved_and_reloaded(folder: Path, tmp_path: Path, batc
     assert not torch.equal(base.eval()(**batch).logits, expected)
     again = PeftModel.from_pretrained(base, tmp_path).eval()
     torch.testing.assert_close(again(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_peft_trains_copies_of_the_new_tokens_rows(folder: Path, batch: Any) -> None:
+    rows = ["new_inputs", "new_outputs"]
+    lora = LoraConfig(r=2, target_modules=["to_query"], modules_to_save=rows)
+    adapted = get_peft_model(AutoModelForImageTextToText.from_pretrained(folder), lora)
+    adapted(**batch, labels=batch["input_ids"]).loss.backward()
+    trained = dict(adapted.named_parameters())
+    for name in rows:
+        copy = trained[f"base_model.model.{name}.modules_to_save.default.weight"]
+        assert copy.grad.abs().sum() > 0
+
+
+def torchao_config(exact: list[str]) -> Any:
+    quantization = pytest.importorskip("torchao.quantization")
+    return TorchAoConfig(quantization.Int8WeightOnlyConfig(), modules_to_not_convert=exact)
+
+
+def quanto_config(exact: list[str]) -> Any:
+    pytest.importorskip("optimum.quanto")
+    return QuantoConfig(weights="int8", modules_to_not_convert=exact)
+
+
+@pytest.mark.parametrize("config", [torchao_config, quanto_config])
+def test_a_quantised_language_model_leaves_the_bridge_exact(
+    config: Any, model: FlamingoForConditionalGeneration, folder: Path, batch: Any
+) -> None:
+    """The new tokens' outputs stay exact though nobody lists them."""
+    exact = ["vision_encoder", "resampler", "gated_cross_attention", "lm_head"]
+    other = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=config(exact))
+    layer = other.language_model.model.layers[0].self_attn.q_proj
+    assert type(layer.weight.data) is not torch.Tensor
+    for name in ("new_outputs.weight", "language_model.lm_head.weight", "resampler.latents"):
+        assert torch.equal(other.get_parameter(name), model.get_parameter(name))
+    assert torch.equal(other.gated_blocks[0].attention_gate, model.gated_blocks[0].attention_gate)
+    expected = real(model(**batch).logits, batch)
+    found = real(other.eval()(**batch).logits, batch)
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_a_replaced_output_layer_is_refused_by_name(
+    model: FlamingoForConditionalGeneration, batch: Any
+) -> None:
+    """A quantiser that was not told to leave it drops what hangs on it."""
+    other = FlamingoForConditionalGeneration(model.config).eval()
+    other.language_model.set_output_embeddings(nn.Linear(24, VOCAB, bias=False))
+    with pytest.raises(UserError, match=r'modules_to_not_convert=\["lm_head"\]'):
+        other(**batch)
 
 
 def test_a_field_of_the_wrong_type_is_refused() -> None:
@@ -193,6 +302,10 @@ def test_configuration_survives_its_json(folder: Path) -> None:
     assert config.vision_config.model_options["depths"] in ((1, 1), [1, 1])
     assert len(config.cross_attention_layers) == 3
     assert config.end_of_chunk_token_id == VOCAB + 1
+
+
+def test_a_pipeline_stops_at_the_end_of_a_chunk(folder: Path) -> None:
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [2, VOCAB + 1]
 
 
 def test_generation_is_inherited_and_ties_are_a_mapping() -> None:

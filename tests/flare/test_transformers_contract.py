@@ -1,6 +1,7 @@
 """What transformers 5 asks of a model: saving, loading, Auto classes, devices, vocabulary, PEFT."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
     GenerationMixin,
+    QuantoConfig,
+    TorchAoConfig,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -28,6 +31,18 @@ from tests.flare import tiny
 VOCAB = 300
 RED, BLUE = Image.new("RGB", (40, 44), "red"), Image.new("RGB", (44, 40), "blue")
 HUM = tiny.clips(1)[0].numpy()
+
+SEEN, HEARD = {"type": "image", "image": RED}, {"type": "audio", "audio": HUM}
+
+
+def chat(medium: dict[str, Any], answer: str) -> list[dict[str, Any]]:
+    return [
+        {"role": "user", "content": [medium, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
+
+
+CHATS = [chat(SEEN, "red"), chat(HEARD, "a deep hum")]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +178,33 @@ def test_lora_adapters_are_saved_and_reloaded(folder: Path, tmp_path: Path, batc
     torch.testing.assert_close(again(**batch).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def torchao_config(exact: list[str]) -> Any:
+    quantization = pytest.importorskip("torchao.quantization")
+    return TorchAoConfig(quantization.Int8WeightOnlyConfig(), modules_to_not_convert=exact)
+
+
+def quanto_config(exact: list[str]) -> Any:
+    pytest.importorskip("optimum.quanto")
+    return QuantoConfig(weights="int8", modules_to_not_convert=exact)
+
+
+@pytest.mark.parametrize("config", [torchao_config, quanto_config])
+def test_a_quantised_decoder_leaves_encoders_and_heads_exact(
+    config: Any, model: FlareForConditionalGeneration, folder: Path, batch: Any
+) -> None:
+    heads = ["lm_head", "image_vector", "audio_vector", "text_vector"]
+    exact = ["vision_encoder", "audio_encoder", *heads]
+    other = AutoModelForMultimodalLM.from_pretrained(folder, quantization_config=config(exact))
+    layer = other.decoder.blocks[0].attention.to_q
+    assert type(layer.weight.data) is not torch.Tensor
+    for name in (*(f"{head}.weight" for head in heads), "image_log_scale", "embedding.weight"):
+        assert torch.equal(other.get_parameter(name), model.get_parameter(name))
+    kept = batch["attention_mask"].bool()
+    expected, found = model(**batch).logits[kept], other.eval()(**batch).logits[kept]
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_processor_chat_and_pipeline_work_from_the_folder(folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder)
     assert isinstance(processor, FlareProcessor)
@@ -225,6 +267,50 @@ def test_trainer_resumes_to_the_same_weights(folder: Path, tmp_path: Path) -> No
     again = AutoModelForMultimodalLM.from_pretrained(folder)
     resumed = train(again, tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+
+
+@pytest.mark.slow
+def test_trainer_learns_from_chats_that_the_processor_collates(
+    folder: Path, processor: FlareProcessor, tmp_path: Path
+) -> None:
+    model = AutoModelForMultimodalLM.from_pretrained(folder)
+    arguments = TrainingArguments(
+        str(tmp_path / "run"),
+        max_steps=8,
+        per_device_train_batch_size=2,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+        report_to=[],
+        use_cpu=True,
+        logging_steps=1,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        save_strategy="no",
+    )
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=CHATS * 8, data_collator=collated(processor)
+    )
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert max(losses[-2:]) < 0.8 * min(losses[:2])
+    trainer.save_model(str(tmp_path / "saved"))
+    again = AutoModelForMultimodalLM.from_pretrained(tmp_path / "saved").eval()
+    batch = collated(processor)(CHATS)
+    assert torch.equal(again(**batch).logits, model.eval()(**batch).logits)
+
+
+def collated(processor: FlareProcessor) -> Callable[[list[Any]], dict[str, torch.Tensor]]:
+    """Chats as a batch; what is padding is not learnt."""
+
+    def collate(chats: list[Any]) -> dict[str, torch.Tensor]:
+        options = {"padding": True, "return_tensors": "pt"}
+        batch = processor.apply_chat_template(
+            chats, tokenize=True, return_dict=True, processor_kwargs=options
+        )
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        return {**batch, "labels": labels}
+
+    return collate
 
 
 def train(model: Any, folder: Path, **resume: Any) -> list[torch.Tensor]:
