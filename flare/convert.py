@@ -22,7 +22,6 @@ from transformers import (
 from common.checkpoint.clip import export_clip
 from common.checkpoint.key_table import report, to_ours, to_theirs
 from common.checkpoint.pretrained import (
-    DAMAGED,
     Report,
     model_type,
     read_config,
@@ -193,13 +192,7 @@ def _built(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(around.seed)
         model = FlareForConditionalGeneration(config)
-    try:
-        model.load_backbones(vision=around.vision, audio=around.audio)
-    except (*DAMAGED, RuntimeError) as error:
-        raise UserError(
-            f"the weights of an encoder are damaged ({error}); copy {around.vision or around.audio}"
-            " again"
-        ) from error
+    model.load_backbones(vision=around.vision, audio=around.audio)
     model.load_state_dict(model.state_dict() | trained)
     # Soft tokens start as loud as the words among which they stand.
     loudness = trained["embedding.weight"].square().mean().sqrt()

@@ -135,7 +135,7 @@ def test_a_mistake_is_one_line_and_status_2(
         "missing: lm_head.weight": ["language_model", tmp_path / "partial", *new],
         "unknown: model.surplus.weight": ["language_model", tmp_path / "partial", *new],
         "no whole model in": ["language_model", tmp_path / "cut", *new],
-        "weights of an encoder are damaged": [*decoder, "--vision", tmp_path / "cut.pth"],
+        "are damaged or no state dict": [*decoder, "--vision", tmp_path / "cut.pth"],
         "holds a clip_vision_model, not a wavlm": [*decoder, "--audio", tmp_path / "clip"],
         "scripts/convert.py clip": [*qwen3, "--vision", tmp_path / "clip"],
         "ask for more": [*qwen3, "--layers", 1],
