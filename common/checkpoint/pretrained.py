@@ -3,7 +3,6 @@ the model in memory. What a conversion has to say of itself is a `Report`.
 """
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -23,12 +21,13 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from common.checkpoint.key_table import by_layer
+from common.encoders import weights
 from common.errors import UserError
 
 # What transformers raises for a folder that it cannot read.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
 # What else their readers raise for files that are cut short or no tensors.
-DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError, LookupError, StrictDataclassError)
+DAMAGED = (*weights.DAMAGED, LookupError, StrictDataclassError)
 # Tensors that earlier versions kept in checkpoints; they are computed anew.
 CONSTANTS = (".inv_freq", ".position_ids", ".attention.bias", ".attention.masked_bias")
 

@@ -113,7 +113,8 @@ def _batch(groups: int) -> Row:
         states = theirs(waveforms, attention_mask=is_sample).last_hidden_state
         return tuple(clip[:n] for clip, n in zip(states, num_frames, strict=True))
 
-    what = f"{len(clips)} clips of {min(BATCH_SECONDS)} to {max(BATCH_SECONDS)} s, {groups} groups, forward"
+    shortest, *_, longest = BATCH_SECONDS
+    what = f"{len(clips)} clips of {shortest} to {longest} s, {groups} groups, forward"
     bars, repeats = ("", ""), ENCODER_REPEATS
     return _row(what, max(num_frames), run_ours, run_theirs, repeats=repeats, bars=bars)
 
