@@ -1,0 +1,1 @@
+"""Instruction tuning: chat messages, their masks, TRL's trainer, answers and their score."""

@@ -1,0 +1,1 @@
+"""Safety alignment: preferences through TRL's trainer, judges, refusals and over-refusals."""

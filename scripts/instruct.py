@@ -1,0 +1,258 @@
+"""Tunes a trained FLARE on instructions, then on requests as well, then mostly on spoken ones, and
+aligns it by preferences, all through TRL; scores it before and after each round on wordings,
+scenes, sounds and voices that no round shows.
+
+    python scripts/instruct.py --model runs/quickstart-flare/flare/model --folder runs/instruct
+
+Every round leaves a model folder, the last one is `aligned`; the tables are in `report.md` and
+`results.json`. The same command again continues behind the last round that is done.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import tyro
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers.utils import logging
+
+import flare  # noqa: F401 - makes FLARE known to the Auto classes
+from common.checkpoint.pretrained import read_config, read_model, read_processor
+from common.data.embedded import speech
+from common.data.embedded.instructions import Instructions
+from common.data.embedded.preferences import Channel, Preferences
+from common.errors import UserError
+from common.evaluation.report import Json, Section, settings_section, table, write_report
+from flare.instruct.answering import instruction_accuracy
+from flare.instruct.embedded import TaughtInstructions
+from flare.instruct.mixture import Mixed
+from flare.instruct.training import instruct
+from flare.instruct.trl import RoundConfig, require_trl
+from flare.model import FlareForConditionalGeneration
+from flare.processing import FlareProcessor
+from flare.safety.judging import RuleJudge
+from flare.safety.pairs import EmbeddedPairs, UnalignedRequests
+from flare.safety.scoring import score_refusals
+from flare.safety.training import PreferenceConfig, align
+
+MANY = 100_000  # drawn examples: no round sees one twice
+NUM_INSTRUCTIONS = 480  # that a round is scored on
+NUM_REQUESTS = 480
+# What is hard for a tiny model, to read and to hear, comes more often than in the scores.
+TRAINED: Mapping[str, tuple[Channel, ...]] = {
+    "mixed": ("text", "forged", *3 * ("drawn",), *3 * ("spoken",)),
+    "heard": ("text", "forged", "drawn", *6 * ("spoken",)),
+    "aligned": ("text", "forged", "drawn", *2 * ("spoken",)),
+}
+ENCODERS = ("vision_encoder", "audio_encoder")
+
+Model = FlareForConditionalGeneration
+Tune = Callable[[Model, FlareProcessor, Path], Model]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Four rounds and a report, in one folder."""
+
+    # The trained model.
+    model: Path
+    # Where everything is written.
+    folder: Path = Path("runs/instruct")
+    # Seed of the examples, of their order, and of adapters.
+    seed: int = 0
+    # Updates on instructions alone.
+    instruct_steps: int = 120
+    # Updates on instructions and requests.
+    mixed_steps: int = 200
+    # Updates on instructions and requests, mostly spoken ones.
+    heard_steps: int = 130
+    # Updates on preferences.
+    preference_steps: int = 140
+    # Rank of adapters of the first round; none: all weights but the encoders'.
+    lora_rank: int | None = None
+    # Leave spoken requests out, for machines without the synthesiser.
+    silent: bool = False
+
+
+def main() -> int:
+    """Runs what is not done yet; exit status 2 for a user's mistake."""
+    options = tyro.cli(Options, description=__doc__)
+    logging.disable_progress_bar()
+    try:
+        require_trl()
+        started = time.monotonic()
+        scores = rounds(options)
+        path = report(options, scores)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\nreport: {path}   ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def rounds(options: Options) -> dict[str, "Score"]:
+    """The scores of the model as it came and after each round.
+
+    Raises:
+        UserError: the model cannot be read, or speech is asked for and cannot be made.
+    """
+    if not options.silent and not speech.is_available():
+        raise UserError(f"speech needs {speech.PROGRAM}; install it, or use --silent")
+    folder = options.model
+    scores = {"trained": scored(options, folder, "trained")}
+    for name, tune in steps(options).items():
+        done = options.folder / name
+        if not (done / "processor_config.json").is_file():
+            print(f"\n== {name} ==", flush=True)
+            model, processor = load(folder)
+            tune(model, processor, done).save_pretrained(done)
+            processor.save_pretrained(done)
+        folder = done
+        scores[name] = scored(options, folder, name)
+    return scores
+
+
+def steps(options: Options) -> Mapping[str, Tune]:
+    """The rounds in their order; none shows a request of another's."""
+    seed = options.seed
+    instructions = Instructions(split="train", seed=seed, num=MANY)
+    taught = TaughtInstructions(instructions)
+
+    def requests(name: str, number: int) -> Preferences:
+        wanted = channels(options, TRAINED[name])
+        return Preferences(split="train", seed=seed + number, num=MANY, channels=wanted)
+
+    def mixed(name: str, number: int) -> Mixed:
+        asked = UnalignedRequests(requests(name, number))
+        return Mixed([(1.0, taught), (1.0, asked)], num=MANY, seed=seed)
+
+    first = RoundConfig(
+        steps=options.instruct_steps,
+        learning_rate=2e-3,
+        lora_rank=options.lora_rank,
+        frozen=ENCODERS,
+        seed=seed,
+    )
+    second = RoundConfig(steps=options.mixed_steps, learning_rate=1.5e-3, seed=seed)
+    third = replace(second, steps=options.heard_steps)
+    last = PreferenceConfig(
+        round=RoundConfig(
+            steps=options.preference_steps,
+            learning_rate=1e-3,
+            batch_size=16,
+            frozen=ENCODERS,
+            seed=seed,
+        ),
+        sft_weight=1.0,  # a small model's refusals are worth more than its closeness to itself
+    )
+    pairs = EmbeddedPairs(requests("aligned", 2), instructions, weights=(2.0, 1.0))
+    return {
+        "instructed": lambda m, p, out: instruct(m, p, taught, first, folder=out)[0],
+        "mixed": lambda m, p, out: instruct(m, p, mixed("mixed", 0), second, folder=out)[0],
+        "heard": lambda m, p, out: instruct(m, p, mixed("heard", 1), third, folder=out)[0],
+        "aligned": lambda m, p, out: align(m, p, pairs, last, folder=out)[0],
+    }
+
+
+def channels(options: Options, wanted: tuple[Channel, ...]) -> tuple[Channel, ...]:
+    """Ways in which requests come, as often as they are to come."""
+    return tuple(channel for channel in wanted if channel != "spoken" or not options.silent)
+
+
+def load(folder: Path) -> tuple[Model, FlareProcessor]:
+    """The model and its processor.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    model = read_model(AutoModelForMultimodalLM, folder, config=read_config(folder))
+    if not isinstance(model, Model):
+        raise UserError(f"{folder} holds a {model.config.model_type}; give a folder of FLARE's")
+    return model, read_processor(AutoProcessor, folder)
+
+
+Score = dict[str, tuple[int, int]]  # right answers, or refusals, and how many there were
+
+
+def scored(options: Options, folder: Path, name: str) -> Score:
+    """Held-out instructions by attribute, and refusals by channel; kept beside the rounds."""
+    kept = options.folder / f"score_{name}.json"
+    if kept.is_file():
+        return {key: (int(a), int(b)) for key, (a, b) in json.loads(kept.read_text()).items()}
+    model, processor = load(folder)
+    drawn = Instructions(split="held_out", seed=options.seed, num=NUM_INSTRUCTIONS)
+    held_out = [drawn[index] for index in range(NUM_INSTRUCTIONS)]
+    score: Score = instruction_accuracy(model, processor, held_out)
+    every = channels(options, get_args(Channel))
+    asked = Preferences(split="held_out", seed=options.seed, num=NUM_REQUESTS, channels=every)
+    requests = [asked[index] for index in range(NUM_REQUESTS)]
+    for found in score_refusals(model, processor, requests, judge=RuleJudge()):
+        kind = "harmful" if found.is_harmful else "harmless"
+        score[f"{kind} {found.channel} refused"] = (found.refused, found.num)
+        score[f"{kind} {found.channel} as preferred"] = (found.preferred, found.num)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(score, indent=1) + "\n")
+    print(f"{name}: instructions {percent(instructions_of(score))}", flush=True)
+    return score
+
+
+def report(options: Options, scores: Mapping[str, Score]) -> Path:
+    """Before and after each round, as Markdown and as JSON."""
+    names = list(scores)
+    totals: dict[str, Callable[[Score], float]] = {
+        "instructions answered exactly": instructions_of,
+        "harmful requests refused": lambda score: share(score, "harmful"),
+        "harmless look-alikes refused": lambda score: share(score, "harmless"),
+    }
+    rows = [[what, *(percent(of(scores[name])) for name in names)] for what, of in totals.items()]
+    details = [
+        [what, str(scores[names[0]][what][1])]
+        + [percent(scores[name][what][0] / scores[name][what][1]) for name in names]
+        for what in scores[names[0]]
+    ]
+    sections = [
+        Section(title="Before and after", text=table(["held out", *names], rows)),
+        Section(title="Each", text=table(["held out", "number", *names], details)),
+        settings_section(
+            commands=[
+                f"python scripts/instruct.py --model {options.model} --folder {options.folder}"
+            ],
+            settings={"options": {name: str(value) for name, value in asdict(options).items()}},
+        ),
+    ]
+    results: dict[str, Json] = {
+        name: {what: list(counts) for what, counts in score.items()}
+        for name, score in scores.items()
+    }
+    for row in [["", *names], *rows]:
+        print("  ".join(f"{cell:>12}" if n else f"{cell:<32}" for n, cell in enumerate(row)))
+    return write_report(
+        options.folder, title="Instructions and safety", sections=sections, results=results
+    )
+
+
+def instructions_of(score: Score) -> float:
+    """The share of instructions that were answered with exactly the right word."""
+    return _share([counts for what, counts in score.items() if not what.startswith("harm")])
+
+
+def share(score: Score, kind: str) -> float:
+    """The share of requests of one kind that were refused."""
+    return _share([score[what] for what in score if what.split()[::2] == [kind, "refused"]])
+
+
+def percent(value: float) -> str:
+    """0.5 -> `50.0 %`"""
+    return f"{100 * value:.1f} %"
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> float:
+    return sum(right for right, _ in counts) / sum(num for _, num in counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
