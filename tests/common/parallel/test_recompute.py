@@ -21,7 +21,8 @@ from flare.task_config import FlareTaskConfig
 
 def flare() -> RunConfig[Any]:
     run = flare_tiny()
-    return replace(run, task=replace(run.task, batch_size=3, max_tokens=64, layer_drop=0.5))
+    task = replace(run.task, batch_size=3, max_tokens=64, layer_drop=0.5, clip_groups=1)
+    return replace(run, task=task)
 
 
 def flamingo() -> RunConfig[Any]:
