@@ -16,7 +16,7 @@ PADDED = {"padding": True, "return_tensors": "pt"}
 TENSORS = {"tokenize": True, "return_dict": True, "processor_kwargs": PADDED}
 
 
-def main(pairs: Path | None = None, model: Path | None = None, steps: int = 30) -> None:
+def main(pairs: Path | None = None, model: Path | None = None, steps: int = 60) -> None:
     """Train, save the adapter in runs/examples/lora, load it again and caption a picture."""
     images, folder = sorted((pairs or pairs_folder()).glob("*.png")), model or model_folder()
     processor, out = AutoProcessor.from_pretrained(folder), str(EXAMPLES / "lora")
