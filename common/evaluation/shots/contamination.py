@@ -14,15 +14,15 @@ from jaxtyping import UInt8
 
 from common.data.faults import BadSample
 from common.data.images import decode_image
+from common.data.quality.hamming import MAX_DISTANCE, near_pairs
 from common.errors import UserError
 from common.evaluation.shots.exemplars import Exemplar, MediumKind
-from common.evaluation.shots.perceptual_hash import is_alike, near_pairs, perceptual_hash, thumbnail
+from common.evaluation.shots.perceptual_hash import is_alike, perceptual_hash, thumbnail
 from common.evaluation.shots.protocol import FewShot
 from common.evaluation.shots.stored_media import StoredMedium, media_in
 from common.evaluation.work import Workplace, answered
 
 LEAST_SIDE = 64  # to which a large JPEG may be decoded: what is looked at is smaller still
-MOST_DISTANCE = 16  # beyond which bands would be so narrow that all are compared with all
 NAMED = 5  # media in a remark
 
 
@@ -38,8 +38,8 @@ class ContaminationConfig:
     max_hash_distance: int = 6
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_hash_distance <= MOST_DISTANCE:
-            raise UserError(f"{self.max_hash_distance=}: choose 0 to {MOST_DISTANCE} bits")
+        if not 0 <= self.max_hash_distance <= MAX_DISTANCE:
+            raise UserError(f"{self.max_hash_distance=}: choose 0 to {MAX_DISTANCE} bits")
         if self.training_folders and not self.check_contamination:
             raise UserError("training folders are looked at by the check that was switched off")
 
@@ -128,7 +128,7 @@ def _near(asked: Sequence[_Print], known: Sequence[_Print], *, max_distance: int
     hashes = np.array([found["hash"] for _, found in own], dtype=np.uint64)
     known_hashes = np.array([found["hash"] for found in others], dtype=np.uint64)
     near = set()
-    for number, other in near_pairs(hashes, known_hashes, max_distance=max_distance):
+    for number, other in near_pairs(hashes, known_hashes, distance=max_distance):
         place, found = own[number]
         if place not in near and is_alike(_thumbnail(found), _thumbnail(others[other])):
             near.add(place)

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import soundfile
 
+from common.data.quality.hamming import near_pairs
 from common.errors import UserError
 from common.evaluation.shots.contamination import (
     Contamination,
@@ -17,7 +18,7 @@ from common.evaluation.shots.contamination import (
     find_contamination,
 )
 from common.evaluation.shots.exemplars import Exemplar, MediumKind
-from common.evaluation.shots.perceptual_hash import near_pairs, perceptual_hash
+from common.evaluation.shots.perceptual_hash import perceptual_hash
 from common.evaluation.shots.protocol import FewShot, ShotsConfig
 from common.evaluation.work import Workplace
 from tests.common.evaluation.shots.writers import save, scene
@@ -109,7 +110,7 @@ def test_bands_find_every_pair_of_hashes_within_the_distance() -> None:
     distances = np.bitwise_count(first[:, None] ^ second[None])
     for most in (0, 3, 6, 16):
         expected = set(map(tuple, np.argwhere(distances <= most).tolist()))
-        assert set(near_pairs(first, second, max_distance=most)) == expected
+        assert set(near_pairs(first, second, distance=most)) == expected
         assert expected
 
 
