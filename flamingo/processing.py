@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, CLIPImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
+from common.data.conversations.messages import Picture
 from common.data.prompt_safety import CAN_SANITIZE, encode_plain, refuse_control_tokens
 from common.errors import UserError
 from flamingo.media import check_image_counts
 
 IMAGE_TOKEN, END_OF_CHUNK_TOKEN = "<image>", "<|endofchunk|>"
 
-Picture = np.ndarray | Image.Image
 Part = str | Picture
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.checkpoint.pretrained import model_type, read_config, read_model, read_processor
+from common.data.conversations.messages import Part
 from common.data.document import Document, Image, Recording
 from common.data.prompts import completed
 from common.data.transfer import on_device
@@ -26,7 +27,7 @@ from flare.data import CAUSAL_TERM, FlareBatch, Targets, collate
 from flare.encoding import DocumentEncoder
 from flare.generation import complete, logits_after, read
 from flare.model import FlareForConditionalGeneration
-from flare.processing import FlareProcessor, Part
+from flare.processing import FlareProcessor
 
 # Between an example and a turn without a medium, which else would go on in the same line.
 SEPARATOR = "\n"

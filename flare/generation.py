@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from common.attention.cache import rows_of_cache
+from common.data.conversations.messages import Part
 from common.generation.beams import beam_options
 from flare.model import FlareForConditionalGeneration
-from flare.processing import FlareProcessor, Part
+from flare.processing import FlareProcessor
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, Int, UInt8
-from PIL import Image
 from torch import Tensor
 from transformers import (
     BatchFeature,
@@ -24,6 +23,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from common.data.conversations.messages import Part, Picture
 from common.data.document import SAMPLE_RATE_HZ, Recording
 from common.data.prompt_safety import CAN_SANITIZE, encode_plain, refuse_control_tokens
 from common.errors import UserError
@@ -33,8 +33,6 @@ CONTROL_TOKENS = (IMAGE_TOKEN, AUDIO_TOKEN, MASK_TOKEN, EMB_TOKEN)
 BASIC_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 MIN_SAMPLES = 400  # of a clip: the reach of the audio encoder's first frame
 
-Picture = np.ndarray | Image.Image
-Part = str | Picture | Recording
 
 # Every turn lies between <s> and </s>, which no message can spell: text cannot forge a role.
 CHAT_TEMPLATE = (

@@ -22,20 +22,20 @@ from transformers.utils import logging
 
 import flare  # noqa: F401 - makes FLARE known to the Auto classes
 from common.checkpoint.pretrained import read_config, read_model, read_processor
+from common.data.conversations.embedded import TaughtInstructions
+from common.data.conversations.mixture import Mixed
+from common.data.conversations.pairs import EmbeddedPairs, UnalignedRequests
 from common.data.embedded import speech
 from common.data.embedded.instructions import Instructions
 from common.data.embedded.preferences import Channel, Preferences
 from common.errors import UserError
+from common.evaluation.judging import RuleJudge
 from common.evaluation.report import Json, Section, settings_section, table, write_report
 from flare.instruct.answering import instruction_accuracy
-from flare.instruct.embedded import TaughtInstructions
-from flare.instruct.mixture import Mixed
 from flare.instruct.training import instruct
 from flare.instruct.trl import RoundConfig, require_trl
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
-from flare.safety.judging import RuleJudge
-from flare.safety.pairs import EmbeddedPairs, UnalignedRequests
 from flare.safety.scoring import score_refusals
 from flare.safety.training import PreferenceConfig, align
 

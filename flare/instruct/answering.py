@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
+from common.data.conversations.embedded import asked
+from common.data.conversations.messages import Conversation
 from common.data.embedded.instructions import Instruction, exact_matches
 from flare.instruct.collator import batch_of
-from flare.instruct.embedded import asked
 from flare.instruct.encoding import encode_prompt
-from flare.instruct.messages import Conversation
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
 

@@ -10,9 +10,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from common.data.conversations.messages import Conversations
 from common.objectives.language import IGNORED
 from flare.instruct.encoding import EncodedChat, encode_fitting
-from flare.instruct.messages import Conversations
 from flare.processing import FlareProcessor
 
 Side = Literal["left", "right"]

@@ -6,10 +6,10 @@ assistant writes and the `</s>` that ends it."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.data.conversations.messages import Conversation, Part, Picture, Turn, turns_of
 from common.data.document import Recording
 from common.errors import UserError
-from flare.instruct.messages import ContentPart, Conversation, Message, Turn, turns_of
-from flare.processing import FlareProcessor, Part, Picture
+from flare.processing import FlareProcessor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,27 +84,6 @@ def joined(pieces: Sequence[EncodedChat]) -> EncodedChat:
         images=[image for piece in pieces for image in piece.images],
         audios=[audio for piece in pieces for audio in piece.audios],
     )
-
-
-def question(*parts: Part) -> Conversation:
-    """One turn of a user, of texts and media in reading order."""
-    return {
-        "messages": [Message(role="user", content=[_content_part(part) for part in parts])],
-        "images": [part for part in parts if not isinstance(part, str | Recording)],
-        "audios": [part for part in parts if isinstance(part, Recording)],
-    }
-
-
-def answered(conversation: Conversation, answer: str) -> Conversation:
-    """The conversation with the assistant's next turn."""
-    turn = Message(role="assistant", content=answer)
-    return {**conversation, "messages": [*conversation["messages"], turn]}
-
-
-def _content_part(part: Part) -> ContentPart:
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    return {"type": "audio" if isinstance(part, Recording) else "image"}
 
 
 def _encode_turn(processor: FlareProcessor, turn: Turn) -> EncodedChat:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
+from common.data.conversations.messages import Conversations
 from flare.instruct.collator import InstructionCollator
-from flare.instruct.messages import Conversations
 from flare.instruct.trl import RoundConfig, arguments, freeze, lora, numbers, scored_by_trl
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor

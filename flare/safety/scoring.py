@@ -4,13 +4,13 @@ request came, under any judge."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.data.conversations.pairs import requested
 from common.data.embedded.preferences import Preference
 from common.evaluation.intervals import wilson_interval
+from common.evaluation.judging import Judge
 from flare.instruct.answering import answers
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
-from flare.safety.judging import Judge
-from flare.safety.pairs import requested
 
 MOST_ANSWER_TOKENS = 16
 

@@ -9,12 +9,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.conversations.pairs import Pairs
 from common.errors import UserError
 from flare.instruct.training import Log, merged
 from flare.instruct.trl import RoundConfig, arguments, freeze, lora, numbers, scored_by_trl
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
-from flare.safety.pairs import Pairs, PreferenceCollator
+from flare.safety.pairs import PreferenceCollator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.data.conversations.messages import Part
 from common.data.document import Document, Recording
 from common.errors import UserError
 from common.evaluation.models import (
@@ -20,7 +21,6 @@ from common.evaluation.models import (
 from flare.corpora import SourceConfig
 from flare.evaluated import EvaluatedFlare, load
 from flare.generation import complete
-from flare.processing import Part
 from flare.recipes import flare_tiny
 from flare.task import FlareTask
 from tests.flare import tiny

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from common.data.conversations.embedded import TaughtInstructions
+from common.data.conversations.mixture import Mixed
 from common.data.embedded import speech
 from common.errors import UserError
-from flare.instruct.embedded import TaughtInstructions
-from flare.instruct.mixture import Mixed
 from scripts import instruct as command
 from tests.flare.instruct import chats
 

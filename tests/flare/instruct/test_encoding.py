@@ -8,19 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from common.data.conversations.messages import Conversation, answered, question
 from common.errors import UserError
 from common.objectives.language import IGNORED
 from flare.instruct.collator import InstructionCollator, batch_of
 from flare.instruct.encoding import (
-    answered,
     encode_answer,
     encode_chat,
     encode_fitting,
     encode_prompt,
     joined,
-    question,
 )
-from flare.instruct.messages import Conversation
 from flare.processing import FlareProcessor
 from tests.flare import tiny
 from tests.flare.instruct import chats

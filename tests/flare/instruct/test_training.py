@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from common.data.conversations.messages import answered, question
 from common.errors import UserError
 from flare.instruct.answering import answers
 from flare.instruct.collator import InstructionCollator
-from flare.instruct.encoding import answered, question
 from flare.instruct.training import instruct
 from flare.instruct.trl import RoundConfig, numbers
 from tests.flare.instruct import chats

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from common.data.conversations.pairs import requested
 from common.data.document import Recording
 from common.data.embedded import speech
 from common.data.embedded.preferences import (
@@ -19,7 +20,6 @@ from common.data.embedded.preferences import (
 )
 from common.data.randomness import generator_at
 from flare.instruct.encoding import encode_chat
-from flare.safety.pairs import requested
 from tests.flare.instruct import chats
 
 WRITTEN = Preferences(split="held_out", seed=2, num=400, channels=("text", "forged", "drawn"))

@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.data.conversations.messages import question
+from common.data.conversations.pairs import Pair
 from common.errors import UserError
-from flare.instruct.encoding import encode_answer, encode_prompt, question
+from flare.instruct.encoding import encode_answer, encode_prompt
 from flare.instruct.trl import RoundConfig
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
-from flare.safety.pairs import Pair, PreferenceCollator
+from flare.safety.pairs import PreferenceCollator
 from flare.safety.training import PreferenceConfig, align
 from tests.flare import tiny
 from tests.flare.instruct import chats

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.audio import read_audio
+from common.data.conversations.messages import ContentPart, Conversation, Message, Picture
 from common.data.document import Recording
 from common.data.faults import BadSample
 from common.data.images import decode_image, read_image
 from common.errors import UserError
-from flare.instruct.messages import ContentPart, Conversation, Message
-from flare.processing import AUDIO_TOKEN, IMAGE_TOKEN, Picture
 
 Fields = Mapping[str, object]
 Reader = Callable[[Fields, Path], Conversation]
 PLACES: Mapping[str, ContentPart] = {
-    IMAGE_TOKEN: {"type": "image"},
-    AUDIO_TOKEN: {"type": "audio"},
+    "<image>": {"type": "image"},
+    "<audio>": {"type": "audio"},
 }
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
 

@@ -11,9 +11,9 @@ import PIL.Image
 import pytest
 import soundfile
 
+from common.data.conversations.messages import turns_of
+from common.data.conversations.sources import open_instructions
 from common.errors import UserError
-from flare.instruct.messages import turns_of
-from flare.instruct.sources import open_instructions
 from tests.flare.instruct.chats import HUM, RED
 
 

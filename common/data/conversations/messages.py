@@ -5,9 +5,14 @@ of TRL with sounds added; what is no such conversation is refused in one line.""
 from collections.abc import Sequence
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
+from PIL import Image
+
 from common.data.document import Recording
 from common.errors import UserError
-from flare.processing import Part, Picture
+
+Picture = np.ndarray | Image.Image
+Part = str | Picture | Recording
 
 ROLES = ("system", "user", "assistant")
 
@@ -50,6 +55,21 @@ class Turn(TypedDict):
     parts: list[Part]
 
 
+def question(*parts: Part) -> Conversation:
+    """One turn of a user, of texts and media in reading order."""
+    return {
+        "messages": [Message(role="user", content=[_content_part(part) for part in parts])],
+        "images": [part for part in parts if not isinstance(part, str | Recording)],
+        "audios": [part for part in parts if isinstance(part, Recording)],
+    }
+
+
+def answered(conversation: Conversation, answer: str) -> Conversation:
+    """The conversation with the assistant's next turn."""
+    turn = Message(role="assistant", content=answer)
+    return {**conversation, "messages": [*conversation["messages"], turn]}
+
+
 def turns_of(conversation: Conversation) -> list[Turn]:
     """Messages with their media in their places.
 
@@ -70,6 +90,12 @@ def turns_of(conversation: Conversation) -> list[Turn]:
         told = ", ".join(f"{num} {kind}" for kind, num in spare.items())
         raise UserError(f"the conversation has {told} without a place; add a part of that type")
     return turns
+
+
+def _content_part(part: Part) -> ContentPart:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "audio" if isinstance(part, Recording) else "image"}
 
 
 def _role(message: Message, number: int) -> str:

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
+from common.data.conversations.messages import Conversation, answered, question
 from common.data.embedded.instructions import Instruction, Instructions
-from flare.instruct.encoding import answered, question
-from flare.instruct.messages import Conversation
 
 
 @dataclass(frozen=True)

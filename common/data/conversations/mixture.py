@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import cached_property
 
+from common.data.conversations.messages import Conversation, Conversations
 from common.data.mixture import Mixture
 from common.errors import UserError
-from flare.instruct.messages import Conversation, Conversations
 
 
 class Mixed:

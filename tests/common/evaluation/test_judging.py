@@ -4,7 +4,7 @@ import pytest
 
 from common.data.embedded.preferences import REFUSAL, Preferences
 from common.errors import UserError
-from flare.safety.judging import Judge, ModelJudge, RuleJudge, agreement
+from common.evaluation.judging import Judge, ModelJudge, RuleJudge, agreement
 from flare.safety.scoring import judged
 
 REFUSED = [
