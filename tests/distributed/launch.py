@@ -17,8 +17,9 @@ PRELOADED = [
     "scripts.evaluate",
     "tests.common.training.contrast_toy",
     "tests.common.training.toy",
-    "tests.distributed.flare_exact",
+    "tests.distributed.preloaded",
     "tests.distributed.sharded_run",
+    "tests.distributed.sharded_updates",
 ]
 
 

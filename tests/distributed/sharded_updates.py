@@ -1,4 +1,4 @@
-"""Five updates of a tiny FLARE and a tiny Flamingo in float64, by one process or a rank of several:
+"""A few updates of a tiny FLARE and a tiny Flamingo in float64, by one process or one of several:
 `python -m tests.distributed.sharded_updates FOLDER '[{"name": "flare", "shard": 2}]'`."""
 
 import json
@@ -34,7 +34,6 @@ from flare.recipes import flare_tiny
 from flare.task import FlareTask
 from tests.distributed.flare_exact import MIXED, ROWS, ExactTask
 
-NUM_UPDATES = 5
 torch_compile: Callable[..., Any] = torch.compile
 Figures = dict[str, Any]
 
@@ -51,6 +50,7 @@ class Case:
     compile: bool = False
     reshard_after_forward: bool = True
     micro_batches: int = 2
+    updates: int = 3
     drop: float = 0.0  # of FLARE's patches and layers of WavLM
     precision: Literal["fp64", "fp32", "bf16"] = "fp64"
 
@@ -168,7 +168,7 @@ def train(case: Case, folder: Path) -> Figures:
     share = Share(
         rank=runtime.rank, num_ranks=runtime.num_ranks, num_micro_batches=run.num_micro_batches
     )
-    updates = read_updates(task.sources(), first=0, last=NUM_UPDATES, share=share, num_workers=0)
+    updates = read_updates(task.sources(), first=0, last=case.updates, share=share, num_workers=0)
     records = []
     for number, update in enumerate(updates, 1):
         updater.update(update.parts, number=number)
