@@ -1,0 +1,1 @@
+"""A page in the browser for either model, served to this machine only."""

@@ -1,0 +1,89 @@
+"""The pictures of docs/demo.md, taken from trained models:
+
+    python -m tests.demo.screenshots --model FOLDER --model FOLDER --out docs/pictures
+
+The first model is a Flamingo, the second a FLARE, each in the folder of its run.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import PIL.Image
+from playwright.sync_api import expect
+
+from tests.demo.browsing import Visit, visiting
+from tests.demo.serving import served
+
+NUM_COLOURS = 256  # enough for a page of few colours, and a part of the bytes
+
+
+def main() -> None:
+    """Write demo_*.png."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder, served(options.model, Path(folder) / "log") as page:
+        for name, (show, width) in SHOWN.items():
+            with visiting(page.address, width=width) as visit:
+                show(visit)
+                visit.wait_until_answered()
+                visit.page.mouse.move(0, 0)
+                visit.page.wait_for_timeout(800)  # fading in
+                _save(visit, options.out / f"demo_{name}.png")
+
+
+def _few_shot(visit: Visit) -> None:
+    visit.open("flamingo_tiny", "Few-shot")
+    visit.click("Fill in an example")
+    expect(visit.seen(".examples img")).to_have_count(2)
+    visit.click("Ask")
+    expect(visit.seen(".attention img")).to_have_count(1)
+
+
+def _chat(visit: Visit) -> None:
+    visit.open("flamingo_tiny", "Chat")
+    visit.seen(".offers .gallery-item").first.click()
+    expect(visit.seen(".message .thumbnail-item")).to_have_count(1)
+    visit.send()
+    expect(visit.answers()).to_have_count(1)
+
+
+def _describe(visit: Visit) -> None:
+    visit.open("flare_tiny", "Describe")
+    visit.click("Fill in a sound")
+    expect(visit.page.get_by_text("Drop Audio")).to_have_count(0)
+    visit.click("Ask")
+    expect(visit.seen(".prompt textarea")).not_to_have_value("")
+
+
+def _retrieval(visit: Visit) -> None:
+    visit.open("flare_tiny", "Retrieval")
+    visit.click("Fill in an example")
+    expect(visit.seen("textarea")).not_to_have_value("")
+    visit.click("Rank")
+    expect(visit.seen(".ranked .caption-label")).to_have_count(6)
+
+
+def _save(visit: Visit, file: Path) -> None:
+    visit.page.screenshot(path=file, full_page=True)
+    with PIL.Image.open(file) as picture:
+        few = picture.convert("RGB").quantize(
+            NUM_COLOURS, method=PIL.Image.Quantize.MAXCOVERAGE, dither=PIL.Image.Dither.NONE
+        )
+    few.save(file, optimize=True)
+
+
+SHOWN: dict[str, tuple[Callable[[Visit], None], int]] = {
+    "few_shot": (_few_shot, 1280),
+    "chat": (_chat, 1280),
+    "describe": (_describe, 1280),
+    "retrieval": (_retrieval, 1280),
+    "telephone": (_retrieval, 390),
+}
+
+
+if __name__ == "__main__":
+    main()
