@@ -1,0 +1,1 @@
+"""The technical report of runs, evaluations and alignments: one chapter a file."""
