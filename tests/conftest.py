@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest_plugins = ["tests.matrix"]
+
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("house")
 

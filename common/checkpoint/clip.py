@@ -6,6 +6,7 @@ with timm's own names needs no conversion.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from common.checkpoint.pretrained import (
 )
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
+from common.json_files import read_json_object
 
 PIXELS_FILE = "preprocessor_config.json"
 # timm's model per activation; its numbers are overridden by those of the tower.
@@ -177,5 +179,12 @@ def _pixels(folder: Path) -> tuple[list[float], list[float]]:
     file = folder / PIXELS_FILE
     if not file.is_file():
         return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-    described = json.loads(file.read_text())
-    return described["image_mean"], described["image_std"]
+    described = read_json_object(file)
+    return _of_colours(described, "image_mean", file), _of_colours(described, "image_std", file)
+
+
+def _of_colours(described: Mapping[str, object], name: str, file: Path) -> list[float]:
+    values = described.get(name)
+    if not isinstance(values, list) or [type(value) for value in values] != [float] * 3:
+        raise UserError(f"{file} lacks the {name} of three colours; copy it again")
+    return values

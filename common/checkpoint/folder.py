@@ -7,7 +7,6 @@ every file; a folder that does not match its manifest is damaged and never read.
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from common.checkpoint.digests import file_digest
 from common.checkpoint.ranks import Ranks
+from common.checkpoint.writing import disk_faults_told, flush_to_disk
 from common.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -85,18 +85,19 @@ def publish_folder(target: Path, files: Mapping[str, WrittenFile]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
         target.rename(replaced)
-    unfinished.rename(target)
+    try:
+        unfinished.rename(target)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(target)
+        raise
     flush_to_disk(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Return only when a file's bytes, or a folder's names, have reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def discard_folder(target: Path) -> None:
+    """Drop what was written of a checkpoint that will not be finished: the disk may be full."""
+    shutil.rmtree(unfinished_folder(target), ignore_errors=True)
 
 
 def verify_folder(folder: Path, ranks: Ranks | None = None) -> None:
@@ -109,6 +110,7 @@ def verify_folder(folder: Path, ranks: Ranks | None = None) -> None:
 
     def verify_share() -> None:
         expected = _read_manifest(folder / MANIFEST)
+        _refuse_unlisted(folder, expected)
         # Largest first and then in turns, so that the shares are about equal.
         names = sorted(expected, key=lambda name: (-expected[name].bytes, name))
         for name in names[ranks.rank :: ranks.num_ranks]:
@@ -153,21 +155,30 @@ def remove_old_checkpoints(checkpoints: Path, *, newest: int) -> None:
     """Keep that many of the newest checkpoints, remove the others and unfinished folders."""
     leftovers = [*checkpoints.glob(".*.unfinished"), *checkpoints.glob(".*.replaced")]
     for folder in [*list_checkpoints(checkpoints)[newest:], *leftovers]:
-        shutil.rmtree(folder)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            # It takes room and nothing else: the next removal tries again.
+            logger.warning("%s could not be removed and is kept (%s)", folder, error.strerror)
 
 
 def remove_checkpoints_from(checkpoints: Path, step: int) -> None:
-    """Remove the checkpoints of a step and those behind it."""
+    """Remove the checkpoints of a step and those behind it.
+
+    Raises:
+        UserError: one could not be removed; a run must not go on from it.
+    """
     for folder in list_checkpoints(checkpoints):
         if step_of(folder) >= step:
-            shutil.rmtree(folder)
+            with disk_faults_told(folder, action="removed"):
+                shutil.rmtree(folder)
 
 
 def _read_manifest(path: Path) -> dict[str, WrittenFile]:
     try:
         entries = json.loads(path.read_text(), object_pairs_hook=_refuse_repeated_names)
         return {name: WrittenFile(int(e["bytes"]), e["sha256"]) for name, e in entries.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path} is unreadable ({error})") from error
 
 
@@ -176,6 +187,14 @@ def _refuse_repeated_names(pairs: list[tuple[str, object]]) -> dict[str, object]
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a name occurs twice")
     return dict(pairs)
+
+
+def _refuse_unlisted(folder: Path, expected: Mapping[str, WrittenFile]) -> None:
+    """A manifest that has lost an entry would leave its file unverified."""
+    for path in sorted(folder.iterdir()):
+        # Hidden files are the file system's own.
+        if path.name not in {*expected, MANIFEST} and not path.name.startswith("."):
+            raise DamagedCheckpointError(f"{path} is not in {MANIFEST}")
 
 
 def _verify_file(path: Path, expected: WrittenFile) -> None:
@@ -191,5 +210,6 @@ def _verify_file(path: Path, expected: WrittenFile) -> None:
 def _set_aside(folder: Path, error: DamagedCheckpointError) -> None:
     aside = folder.with_name(f"damaged_{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
+    with disk_faults_told(folder, action="set aside, though damaged"):
+        folder.rename(aside)
     logger.warning("damaged checkpoint set aside as %s: %s", aside, error)

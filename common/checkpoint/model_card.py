@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors import safe_open
-from transformers import AutoConfig
+from safetensors import SafetensorError, safe_open
 
+from common.checkpoint.pretrained import read_config
 from common.errors import UserError
 
 README, CONFIG = "README.md", "config.json"
@@ -81,16 +81,25 @@ def _parameters(folder: Path) -> Counter[str]:
         raise UserError(f"{folder} has no .safetensors file; name the folder of a model")
     found: Counter[str] = Counter()
     for file in files:
+        found.update(_parameters_in(file))
+    return found
+
+
+def _parameters_in(file: Path) -> Counter[str]:
+    found: Counter[str] = Counter()
+    try:
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 -- it is no mapping
                 found[key.split(".")[0]] += prod(tensors.get_slice(key).get_shape())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} is damaged ({error}); copy it again") from error
     return found
 
 
 def _kind(folder: Path) -> _Kind:
     if not (folder / CONFIG).exists():
         return _bare_weights()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     package = type(config).__module__.split(".")[0]
     if package == "transformers":
         return _language_model(config)
@@ -262,7 +271,7 @@ def _value(score: Mapping[str, Any]) -> tuple[str, str, str]:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}; name a file that a run wrote") from error
 
 

@@ -2,7 +2,6 @@
 the model in memory. What a conversion has to say of itself is a `Report`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -21,13 +21,18 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from common.checkpoint.key_table import by_layer
-from common.encoders import weights
+from common.encoders.weights import DAMAGED
 from common.errors import UserError
+from common.json_files import read_json, read_json_object
 
+# Without the second word transformers asks on the terminal whether to run a folder's own code.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+# Of any part of a model: each one is built before its weights are missed.
+MAX_LAYERS = 10_000
+# Ends of the names of a configuration's fields that choose an implementation.
+KERNELS = ("_implementation", "_implementation_internal")
 # What transformers raises for a folder that it cannot read.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
-# What else their readers raise for files that are cut short or no tensors.
-DAMAGED = (*weights.DAMAGED, LookupError, StrictDataclassError)
+_UNREADABLE = (*DAMAGED, ImportError, StrictDataclassError, TemplateError)
 # Tensors that earlier versions kept in checkpoints; they are computed anew.
 CONSTANTS = (".inv_freq", ".position_ids", ".attention.bias", ".attention.masked_bias")
 
@@ -66,22 +71,23 @@ def model_type(folder: Path) -> str:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"no model in {folder}: config.json is missing there")
-    try:
-        return str(json.loads((folder / "config.json").read_text())["model_type"])
-    except (ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / 'config.json'} describes no model; copy it again") from None
+    kind = read_json_object(folder / "config.json").get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{folder / 'config.json'} describes no model; copy it again")
+    return kind
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
     """transformers' configuration of any kind that it knows.
 
     Raises:
-        UserError: when it cannot be read.
+        UserError: when it cannot be read, or asks for code from elsewhere or too many layers.
     """
     kind = model_type(folder)
+    _refuse_hostile(read_json(folder / "config.json"), folder / "config.json")
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (*_UNREADABLE, *DAMAGED) as error:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **LOCAL)
+    except _UNREADABLE as error:
         raise UserError(
             f"transformers cannot read {folder / 'config.json'}, model type {kind}: {_line(error)}"
         ) from error
@@ -108,9 +114,9 @@ def read_model(
     model: PreTrainedModel
     try:
         model, found = kind.from_pretrained(
-            folder, config=config, local_files_only=True, dtype=dtype, output_loading_info=True
+            folder, config=config, dtype=dtype, output_loading_info=True, **LOCAL
         )
-    except (*_UNREADABLE, *DAMAGED) as error:
+    except _UNREADABLE as error:
         raise UserError(f"no whole model in {folder}: {_line(error)}") from error
     unknown = {key for key in found["unexpected_keys"] if not key.startswith(spare)}
     problems = {
@@ -135,22 +141,25 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        return unwrap(torch.load(file, map_location="cpu", weights_only=True))
-    except (*DAMAGED, RuntimeError) as error:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except DAMAGED as error:
         raise UserError(f"{file} is no file of plain tensors ({type(error).__name__})") from error
+    return unwrap(content)
 
 
-def unwrap(file: Mapping[str, object]) -> dict[str, Tensor]:
+def unwrap(file: object) -> dict[str, Tensor]:
     """The tensors of a released file or of one that a training wrote.
 
     Raises:
         UserError: when it holds anything else beside them.
     """
-    nested = file.get("model_state_dict", file.get("state_dict", file))
+    fields = file if isinstance(file, Mapping) else {}
+    nested = fields.get("model_state_dict", fields.get("state_dict", fields))
     state = nested if isinstance(nested, Mapping) else {}
     others = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if others or not state:
-        raise UserError(f"no state dict in the file: {', '.join(others[:5]) or 'no tensors'}")
+        named = ", ".join(str(key) for key in others[:5])
+        raise UserError(f"no state dict in the file: {named or 'no tensors'}")
     return dict(state)
 
 
@@ -162,10 +171,7 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     """
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    try:
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (*_UNREADABLE, *DAMAGED) as error:
-        raise UserError(f"the tokenizer in {folder} cannot be read: {_line(error)}") from error
+    tokenizer: Tokenizer = read_part(AutoTokenizer, folder, what="tokenizer")
     return tokenizer
 
 
@@ -175,10 +181,21 @@ def read_processor(kind: Loads, folder: Path) -> Any:
     Raises:
         UserError: when it is missing or cannot be read.
     """
+    return read_part(kind, folder, what="processor")
+
+
+def read_part(kind: Loads, folder: Path, *, what: str, **options: Any) -> Any:
+    """Whatever `kind` makes of a folder; nothing is downloaded, no code is run.
+
+    Raises:
+        UserError: when it cannot be read, or asks for code from elsewhere; it is called `what`.
+    """
+    if (folder / "config.json").is_file():
+        _refuse_hostile(read_json(folder / "config.json"), folder / "config.json")
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (*_UNREADABLE, *DAMAGED) as error:
-        raise UserError(f"the processor in {folder} cannot be read: {_line(error)}") from error
+        return kind.from_pretrained(folder, **LOCAL, **options)
+    except _UNREADABLE as error:
+        raise UserError(f"the {what} in {folder} cannot be read: {_line(error)}") from error
 
 
 def write_model(
@@ -188,6 +205,22 @@ def write_model(
     with torch.device("meta"):
         model = kind(config)
     model.save_pretrained(out, state_dict={name: t.contiguous() for name, t in state.items()})
+
+
+def _refuse_hostile(value: object, file: Path) -> None:
+    """transformers fetches the implementation of a layer, which is code, when it has a path, and
+    builds as many layers as it is told."""
+    if isinstance(value, list):
+        for item in value:
+            _refuse_hostile(item, file)
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        if name.endswith(KERNELS) and "/" in str(inner):
+            raise UserError(f"{file} asks for code from elsewhere: {name}={inner}; remove that key")
+        if "layer" in name and isinstance(inner, int) and inner > MAX_LAYERS:
+            raise UserError(f"{file} asks for {name}={inner}; {MAX_LAYERS} are the most")
+        _refuse_hostile(inner, file)
 
 
 def _line(error: Exception) -> str:

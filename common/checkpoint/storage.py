@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -46,6 +46,7 @@ from torch.futures import Future
 from common.checkpoint.folder import (
     WrittenFile,
     begin_folder,
+    discard_folder,
     publish_folder,
     seal_file,
     unfinished_folder,
@@ -53,6 +54,7 @@ from common.checkpoint.folder import (
 from common.checkpoint.pieces import Piece, PiecePlanner
 from common.checkpoint.ranks import Ranks
 from common.errors import UserError
+from common.json_files import read_json_object
 
 INDEX = "index.json"
 
@@ -213,6 +215,8 @@ def write_pieces(pieces: dict[str, Piece], writer: FolderWriter, ranks: Ranks) -
             no_dist=ranks.group is None,
         )
     except CheckpointException as error:
+        if ranks.is_main:
+            discard_folder(writer.target)
         raise UserError(
             f"{writer.target} was not written ({_reason(error)}); the checkpoints before it are "
             "kept: look after the disk, then run again"
@@ -285,7 +289,15 @@ def refuse_other_versions(folder: Path) -> None:
 def _read_index(folder: Path) -> Metadata:
     """The index in torch's words; `storage_data` says which file holds a piece."""
     refuse_other_versions(folder)
-    index: dict[str, Entry] = json.loads((folder / INDEX).read_text())
+    try:
+        return _parsed_index(read_json_object(folder / INDEX))
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / INDEX} is no index of tensors ({error}); take another checkpoint"
+        ) from error
+
+
+def _parsed_index(index: Mapping[str, Any]) -> Metadata:
     tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
     places: dict[MetadataIndex, str] = {}
     for name, entry in index.items():
@@ -293,7 +305,12 @@ def _read_index(folder: Path) -> Metadata:
         for piece in entry["pieces"]:
             offsets, shape = torch.Size(piece["offsets"]), torch.Size(piece["shape"])
             chunks.append(ChunkStorageMetadata(offsets, shape))
+            if Path(piece["file"]).name != piece["file"]:
+                raise ValueError(f"{piece['file']} does not lie beside it")
             places[MetadataIndex(name, offsets)] = piece["file"]
-        properties = TensorProperties(dtype=getattr(torch, entry["dtype"]))
+        dtype = getattr(torch, entry["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"{entry['dtype']} is no type of tensors")
+        properties = TensorProperties(dtype=dtype)
         tensors[name] = TensorStorageMetadata(properties, torch.Size(entry["shape"]), chunks)
     return Metadata(state_dict_metadata=tensors, storage_data=places)

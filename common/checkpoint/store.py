@@ -46,6 +46,7 @@ from common.checkpoint.tensors import (
     trained_parameters,
 )
 from common.errors import UserError
+from common.json_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -183,11 +184,10 @@ def load_facts(folder: Path) -> Facts:
     """What a verified checkpoint knows beside tensors.
 
     Raises:
-        UserError: it is of another version.
+        UserError: it is of another version, or no JSON.
     """
     refuse_other_versions(folder)
-    facts: Facts = json.loads((folder / STATE).read_text())
-    return facts
+    return read_json_object(folder / STATE)
 
 
 def _empty_optimizer_tensors(

@@ -81,8 +81,10 @@ def main(
         with lost_ranks_told("training did not start"):
             return Trainer(invocation.run, task, invocation.run_folder).train().exit_status
     except UserError as error:
-        if is_first_process():
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        # The terminal's output may be a file on the disk that is full.
+        with contextlib.suppress(OSError):
+            if is_first_process():
+                sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return exit_status_of(error)
     finally:
         leave_processes()

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,11 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes to whatever is standard output now, so that lines and the bar do not collide."""
+    """Writes to whatever is standard output now, so that lines and the bar do not collide.
+
+    A line that nobody takes, on a full disk or behind `| head`, is lost: it must not end a run.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stdout.write(self.format(record) + "\n")
-        sys.stdout.flush()
+        with suppress(OSError):
+            sys.stdout.write(self.format(record) + "\n")
+            sys.stdout.flush()
 
 
 def configure_logging(*, is_main: bool) -> None:

@@ -5,13 +5,13 @@ An entry without an end is of a process that runs still, or that was killed or h
 """
 
 import json
-import os
 import platform
 import shlex
 import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from common.checkpoint.writing import write_whole
+from common.errors import UserError
 from common.training.config_json import to_json
 from common.training.outcome import exit_status_of
 from common.training.progress import Progress
@@ -54,7 +56,7 @@ class Manifest:
         }
         if self.runtime.is_main:
             config = json.dumps(to_json(self.run), indent=2)
-            (self.folder / "config.json").write_text(config + "\n")
+            write_whole(self.folder / "config.json", config + "\n")
         self._write()
         return self
 
@@ -65,7 +67,9 @@ class Manifest:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            self.end(f"{type(error).__name__}: {error}", exit_status=exit_status_of(error))
+            # What ended the run is the news, not that a full disk keeps it from being noted.
+            with suppress(UserError):
+                self.end(f"{type(error).__name__}: {error}", exit_status=exit_status_of(error))
 
     def end(self, how: str, *, exit_status: int) -> None:
         """Note how far the run has come, and why it ends."""
@@ -74,11 +78,8 @@ class Manifest:
         self._write()
 
     def _write(self) -> None:
-        if not self.runtime.is_main:
-            return
-        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        unfinished.write_text(json.dumps([*self.earlier, self.entry], indent=1) + "\n")
-        os.replace(unfinished, self.path)
+        if self.runtime.is_main:
+            write_whole(self.path, json.dumps([*self.earlier, self.entry], indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

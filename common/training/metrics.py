@@ -7,7 +7,6 @@ the machine: everything else is bit-equal after a resume.
 
 import json
 import math
-import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from common.checkpoint.writing import disk_faults_told, flush_to_disk, write_whole
 
 Record = dict[str, float | int | str | None]
 # What a window holds of a figure -> its name in a record, and what it is divided by.
@@ -57,6 +58,7 @@ class Window:
         self.device = device
         self.totals: dict[str, Tensor] = {}
         self.losses: list[Tensor] = []  # of every update since they were last taken
+        self.skips: list[Tensor] = []  # likewise
         self.skipped = torch.zeros(2, dtype=torch.int64, device=device)  # in all, in a row by now
 
     def add(self, figures: Mapping[str, Tensor], *, skip: Tensor) -> None:
@@ -65,6 +67,7 @@ class Window:
             taken = torch.where(skip, 0.0, value.to(self.dtype))
             self.totals[name] = self.totals[name] + taken if name in self.totals else taken
         self.losses.append(figures["loss"].detach().to(self.dtype))
+        self.skips.append(skip)
         in_all = self.skipped[0]
         reset = torch.stack([in_all, torch.zeros_like(in_all)])
         self.skipped = torch.where(skip, self.skipped + 1, reset)
@@ -93,6 +96,11 @@ class Window:
         """The loss of every update since the last call; waits for the device."""
         losses, self.losses = self._listed(self.losses), []
         return losses
+
+    def take_skips(self) -> list[bool]:
+        """Whether each update since the last call was skipped; waits for the device."""
+        skips, self.skips = self.skips, []
+        return torch.stack(skips).tolist() if skips else []
 
     @property
     def skipped_in_row(self) -> int:
@@ -192,21 +200,21 @@ class JsonLines:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line; figures that are not finite become null, as JSON has no word for them."""
         clean = {key: _finite(value) for key, value in record.items()}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n")
+        line = json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n"
+        with disk_faults_told(self.path), self.path.open("a", encoding="utf-8") as stream:
+            stream.write(line)
 
     def forget_after(self, step: int) -> None:
         """Drop lines beyond a step, and a last line cut by a crash: they will be written again."""
         kept = [record for record in read_lines(self.path) if record["step"] <= step]
-        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, self.path)
+        write_whole(self.path, text)
 
     def flush_to_disk(self) -> None:
         """Make all lines survive a power failure."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            os.fsync(stream.fileno())
+        with disk_faults_told(self.path):
+            self.path.touch()
+            flush_to_disk(self.path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

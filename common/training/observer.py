@@ -72,6 +72,7 @@ class Observer(Generic[ModelT, BatchT]):
         record: Record = {"step": step}
         if self._is_due(self.run.log_every):
             record |= self._figures()
+            self._note_skipped()
             self._refuse_endless_skipping()
         with self.pace.paused():
             if self._is_due(self.run.validate_every):
@@ -86,6 +87,8 @@ class Observer(Generic[ModelT, BatchT]):
 
     def forget_later_steps(self) -> None:
         """Drop what was written of steps that will come again."""
+        self.updater.window.take_skips()
+        self.reading.take_keys()
         if self.runtime.is_main:
             self.metrics.forget_after(self.progress.step)
             self.samples.forget_after(self.progress.step)
@@ -140,6 +143,15 @@ class Observer(Generic[ModelT, BatchT]):
             result = self.updater.engine.look(look)
         model.train()
         return result
+
+    def _note_skipped(self) -> None:
+        """Every rank notes in its log what it has read for an update that was left out."""
+        skips, read = self.updater.window.take_skips(), self.reading.take_keys()
+        for number, (skip, keys) in enumerate(
+            zip(skips, read, strict=True), self.progress.step - len(skips) + 1
+        ):
+            if skip:
+                logger.debug("update %d is not finite and left out; read: %s", number, keys)
 
     def _refuse_endless_skipping(self) -> None:
         skipped = self.updater.window.skipped_in_row

@@ -7,9 +7,12 @@ of every library, and the traceback of an error that ends the run. Starts are ap
 import logging
 import os
 import socket
+import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from common.checkpoint.writing import disk_faults_told
 from common.training.runtime import Runtime, device_name
 
 logger = logging.getLogger(__name__)
@@ -23,8 +26,9 @@ class RankLog:
         self.runtime, self.path = runtime, folder / "logs" / f"rank_{runtime.rank:05d}.log"
 
     def __enter__(self) -> "RankLog":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.handler = logging.FileHandler(self.path, encoding="utf-8")
+        with disk_faults_told(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.handler = LogFile(self.path, encoding="utf-8")
         form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
         self.handler.setFormatter(logging.Formatter(form))
         self.handler.addFilter(_belongs)
@@ -58,7 +62,21 @@ class RankLog:
         logging.getLogger(PROJECT).setLevel(self.level)
         logging.captureWarnings(capture=False)
         logging.getLogger().removeHandler(self.handler)
-        self.handler.close()
+        with suppress(OSError):  # what a full disk did not take has been told
+            self.handler.close()
+
+
+class LogFile(logging.FileHandler):
+    """What a disk does not take is said once, on the terminal: a log must not end a run."""
+
+    has_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        error = sys.exception()
+        if not self.has_told:
+            self.has_told = True
+            with suppress(OSError):  # the terminal's own output may lie on the same disk
+                sys.stderr.write(f"warning: {self.baseFilename} is not written ({error})\n")
 
 
 def _belongs(record: logging.LogRecord) -> bool:

@@ -34,6 +34,7 @@ class Reading(Generic[BatchT]):
         self.position = 0
         self.states: States = {}  # of the sources' packing
         self.keys = 0  # digest of this rank's share
+        self.recent: list[list[str]] = []  # keys of the updates since they were last taken
         self.supply = SupplyTally(max_fault_share=run.max_fault_share, say=say)
 
     def updates(self) -> Generator[Update[BatchT]]:
@@ -53,12 +54,18 @@ class Reading(Generic[BatchT]):
 
     def take(self, update: Update[BatchT]) -> None:
         """Count an update as read."""
+        self.recent.append([key for part in update.parts for key in part.batch.keys])
         for part in update.parts:
             for key in part.batch.keys:
                 self.keys += key_digest(self.position, part.source, key)
             self.supply.add(part.supply)
         self.states = update.states
         self.position += 1
+
+    def take_keys(self) -> list[list[str]]:
+        """What this rank has read for each update since the last call."""
+        keys, self.recent = self.recent, []
+        return keys
 
     def figures(self) -> Record:
         """Digest and counts over all ranks.
