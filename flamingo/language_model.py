@@ -4,13 +4,16 @@ Forward hooks on its layers take the media of the call and let the gated block o
 the hidden states first. Media travel as a keyword argument, which most families hand on to every
 layer. Families that do not (MPT, GPT-J, Falcon) are reached through a variable of the thread, set
 for the duration of one call only: no module ever holds state, and calls may nest or interleave.
+The loss of a call is found the same way inside the output layer, a chunk of logits at a time.
 """
 
 import inspect
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -19,17 +22,34 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from common.attention.masks import causal, may_look, same_document
 from common.errors import UserError
+from common.objectives.language import IGNORED, linear_next_token_loss, next_token_loss
 from flamingo.gated_cross_attention import GatedCrossAttentionBlock
 from flamingo.media import Media
 
 MEDIA_ARGUMENT = "flamingo_media"
 
 
+@dataclass(kw_only=True)
+class _Prediction:
+    """The labels of a call, and the loss that was found inside the output layer."""
+
+    labels: Int[Tensor, "b s"]
+    new_rows: Float[Tensor, "u d"]
+    hidden: Float[Tensor, "b s d"] | None = None
+    loss: Float[Tensor, ""] | None = None
+    logits: Float[Tensor, "b 0 v"] | None = None  # what the output layer gave instead
+
+
 class _Call(threading.local):
     media: Media | None = None
+    prediction: _Prediction | None = None
 
 
 _this_call = _Call()  # unlike a context variable, torch.compile can follow it
+
+# Models that were seen to go on with the logits of their output layer: Cohere and Granite scale
+# them, Gemma-2 caps them.
+_going_on: "WeakSet[PreTrainedModel]" = WeakSet()
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -59,6 +79,7 @@ def condition(
 def extend_vocabulary(language_model: PreTrainedModel, owner: nn.Module) -> None:
     """Appends the logits of the owner's `new_outputs` to those of the frozen output layer."""
     head = language_model.get_output_embeddings()
+    head.register_forward_pre_hook(_keep_hidden)
     # By name: PEFT puts another module in the place of one that it trains.
     head.register_forward_hook(partial(_append_logits, owner))
 
@@ -81,6 +102,39 @@ def run(language_model: PreTrainedModel, media: Media, **inputs: Any) -> Any:
             "the language model's output layer was replaced and lost the new tokens; name it "
             'where the replacing is configured, as in modules_to_not_convert=["lm_head"]'
         )
+    return outputs
+
+
+def run_for_loss(
+    language_model: PreTrainedModel,
+    media: Media,
+    labels: Int[Tensor, "b s"],
+    *,
+    new_outputs: nn.Module,
+    **inputs: Any,
+) -> Any:
+    """A call without a cache whose `loss` is the summed next-token loss.
+
+    There are no logits, but for models whose output layer is more than a matrix or whose logits are
+    more than its outputs.
+
+    Raises:
+        UserError: as in `run`.
+    """
+    head = language_model.get_output_embeddings()
+    if _is_matrix(head) and _is_matrix(new_outputs) and language_model not in _going_on:
+        prediction = _Prediction(labels=labels, new_rows=new_outputs.get_parameter("weight"))
+        outer, _this_call.prediction = _this_call.prediction, prediction
+        try:
+            outputs = run(language_model, media, **inputs)
+        finally:
+            _this_call.prediction = outer
+        if outputs.logits is prediction.logits:
+            outputs.loss = prediction.loss
+            return outputs
+        _going_on.add(language_model)
+    outputs = run(language_model, media, **inputs)
+    outputs.loss, _ = next_token_loss(outputs.logits, labels)
     return outputs
 
 
@@ -156,9 +210,44 @@ def _add_media(
     return args, kwargs | {"hidden_states": block(kwargs["hidden_states"], media)}
 
 
+def _is_matrix(layer: nn.Module) -> bool:
+    """Whether a layer multiplies by its weight and at most adds a constant."""
+    # A quantiser's or adapter's layer computes otherwise; an offloaded one lacks its weight.
+    if type(layer).forward is not nn.Linear.forward or "forward" in vars(layer):
+        return False
+    bias = cast(nn.Linear, layer).bias
+    return bias is None or not bias.requires_grad
+
+
+def _keep_hidden(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where a loss is wanted, the layer itself is left nothing to do."""
+    prediction = _this_call.prediction
+    if prediction is None:
+        return args
+    prediction.hidden = args[0]
+    return (args[0][:, :0], *args[1:])
+
+
 def _append_logits(
     owner: nn.Module, head: nn.Module, args: tuple[Any, ...], logits: Float[Tensor, "b s v"]
 ) -> Float[Tensor, "b s u"]:
     new_outputs = cast(nn.Linear, owner.new_outputs)
     new = new_outputs(args[0].to(new_outputs.weight.dtype))
-    return torch.cat([logits, new.to(logits.dtype)], dim=-1)
+    logits = torch.cat([logits, new.to(logits.dtype)], dim=-1)
+    prediction = _this_call.prediction
+    if prediction is not None:
+        # Here and now, because a sharded weight is whole only while its layer runs.
+        prediction.loss, prediction.logits = _loss(prediction, cast(nn.Linear, head)), logits
+    return logits
+
+
+def _loss(prediction: _Prediction, head: nn.Linear) -> Float[Tensor, ""]:
+    assert prediction.hidden is not None
+    hidden = prediction.hidden[:, :-1].flatten(0, 1)
+    targets = prediction.labels[:, 1:].flatten()
+    if may_look(targets):
+        chosen = (targets != IGNORED).nonzero()[:, 0]
+        hidden, targets = hidden[chosen], targets[chosen]
+    return linear_next_token_loss(
+        hidden, head.weight, targets, z_loss=0.0, bias=head.bias, new_rows=prediction.new_rows
+    )

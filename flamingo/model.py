@@ -19,6 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 from common.attention.cache import MediaCache
 from common.encoders.vision import VisionEncoder
 from common.errors import UserError
+from common.objectives.language import IGNORED
 from flamingo import language_model as lm
 from flamingo.bridge import build_gated_block, build_resampler
 from flamingo.config import NUM_NEW_TOKENS, FlamingoConfig, FlamingoVisionConfig
@@ -53,6 +54,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
       omitted it is derived from the tags, which are checked against the images.
     - `document_ids` (b s): documents of a packed row; text sees nothing of another document.
     - `media_cache`: media of a generation, advanced in place as `past_key_values` is.
+    - `skip_logits`: the loss of `labels` is all that is wanted; there is no cache.
     """
 
     config: FlamingoConfig
@@ -141,15 +143,14 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        skip_logits: bool = False,
         **kwargs: Any,
     ) -> FlamingoOutput:
         """Next-token logits of text that looks at its images; see the class for the arguments."""
-        places = {"attention_mask": attention_mask, "position_ids": position_ids}
-        if document_ids is not None:
-            _refuse_with_documents(attention_mask, position_ids, use_cache)
-            places |= lm.packing_arguments(self.language_model, document_ids)
-        elif use_cache is None:
-            use_cache = not self.training
+        places = self._places(attention_mask, position_ids, document_ids, use_cache)
+        if use_cache is None:
+            use_cache = document_ids is None and not self.training
+        use_cache = use_cache and not skip_logits
         if use_cache and media_cache is None:
             media_cache = MediaCache()
         is_image = input_ids == self.config.image_token_id
@@ -164,12 +165,12 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             first=first_item(is_image, documents),
             cache=media_cache,
         )
-        outputs = lm.run(
-            self.language_model,
+        outputs = self._run(
             media,
+            labels if skip_logits else None,
             inputs_embeds=lm.embed(self.language_model, self.new_inputs, input_ids),
             past_key_values=past_key_values,
-            use_cache=bool(use_cache),
+            use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             **places,
             **kwargs,
@@ -177,7 +178,7 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if media_cache is not None:
             media_cache.advance(is_image.sum(-1))
         return FlamingoOutput(
-            loss=self._loss(outputs.logits, labels, num_items_in_batch),
+            loss=self._loss(outputs, labels, num_items_in_batch),
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
             media_cache=media_cache,
@@ -290,27 +291,48 @@ class FlamingoForConditionalGeneration(PreTrainedModel, GenerationMixin):
             num_images = tags.new_full((rows,), items)
         check_image_counts(tags, num_images.repeat_interleave(len(tags) // len(num_images)))
 
+    def _places(
+        self,
+        attention_mask: Tensor | dict[str, Tensor] | None,
+        position_ids: Int[Tensor, "b s"] | None,
+        document_ids: Int[Tensor, "b s"] | None,
+        use_cache: bool | None,
+    ) -> dict[str, Any]:
+        if document_ids is None:
+            return {"attention_mask": attention_mask, "position_ids": position_ids}
+        if attention_mask is not None or position_ids is not None or use_cache:
+            raise UserError(
+                "document_ids says everything about a packed row; leave out attention_mask, "
+                "position_ids and use_cache"
+            )
+        return lm.packing_arguments(self.language_model, document_ids)
+
+    def _run(self, media: Media, wanted: Int[Tensor, "b s"] | None, **inputs: Any) -> Any:
+        """The language model, for its logits or for the summed loss of wanted labels alone."""
+        if wanted is None:
+            return lm.run(self.language_model, media, **inputs)
+        return lm.run_for_loss(
+            self.language_model, media, wanted, new_outputs=self.new_outputs, **inputs
+        )
+
     def _loss(
         self,
-        logits: Float[Tensor, "b s v"],
+        outputs: ModelOutput,
         labels: Int[Tensor, "b s"] | None,
         num_items_in_batch: Tensor | int | None,
     ) -> Float[Tensor, ""] | None:
         if labels is None:
             return None
-        return self.loss_function(
-            logits, labels, logits.shape[-1], num_items_in_batch=num_items_in_batch
-        )
-
-
-def _refuse_with_documents(
-    attention_mask: object, position_ids: Tensor | None, use_cache: bool | None
-) -> None:
-    if attention_mask is not None or position_ids is not None or use_cache:
-        raise UserError(
-            "document_ids says everything about a packed row; leave out attention_mask, "
-            "position_ids and use_cache"
-        )
+        if outputs.loss is None:
+            return self.loss_function(
+                outputs.logits,
+                labels,
+                outputs.logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+            )
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels[:, 1:] != IGNORED).sum()
+        return outputs.loss / num_items_in_batch
 
 
 def _after_cached_items(item: Int[Tensor, "b s"], cache: MediaCache | None) -> Int[Tensor, "b s"]:

@@ -6,9 +6,9 @@ update. Trained are the gated cross-attention, the resampler and the two new tok
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from common.checkpoint.pretrained import read_part, read_processor
 from common.data.augmentation import AugmentConfig
 from common.data.corpus import Split
 from common.data.packing import PackState
@@ -28,11 +29,13 @@ from common.data.transfer import on_device
 from common.encoders.vision import VisionEncoder, read_description
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
-from common.objectives.language import IGNORED, next_token_loss
+from common.objectives.language import IGNORED
 from common.parallel.sharding import Sharding, whole
 from common.training.task import Computed, ParameterGroup
 from flamingo import corpora
+from flamingo.chat_format import FlamingoFormat
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
+from flamingo.conversations import dialogue_samples, num_tokens
 from flamingo.data import DocumentEncoder, DocumentSource, FlamingoBatch
 from flamingo.generation import complete
 from flamingo.language_model import build_language_model, decoder_layers
@@ -40,6 +43,7 @@ from flamingo.model import FlamingoForConditionalGeneration, build_vision_encode
 from flamingo.parallelize import parallelize
 from flamingo.presets import PRESETS
 from flamingo.processing import FlamingoProcessor
+from flamingo.started import started_config, started_model
 
 WEIGHT_DECAY = 0.1  # of the gated cross-attention's matrices; resampler, norms and gates have none
 VALIDATION_ROWS = 64  # per data set
@@ -54,11 +58,15 @@ class SourceConfig:
 
     # Name in metrics and tables.
     name: str
-    # The first three are generated; interleaved and image_pairs need a path.
+    # The first three are generated; interleaved and image_pairs need a path. Conversations:
+    # instructions, requests; by path: llava, m3it.
     kind: corpora.Kind
     # Folder of shards or of pairs, or a .jsonl file of documents. Of generated kinds the shards
-    # that `prepare_data.py embedded` wrote, or None to generate them on the way.
+    # that `prepare_data.py embedded` wrote, or None to generate them on the way. Of conversations
+    # a file of records.
     path: Path | None = None
+    # Folder that the names of media in a file of records are relative to; None: that of the file.
+    media: Path | None = None
     # Rows of one update, over all ranks.
     batch_size: int
     # Factor of its loss in the update.
@@ -84,6 +92,8 @@ class FlamingoTaskConfig:
     model: str
     # The data sets; all of them are in every update.
     sources: tuple[SourceConfig, ...]
+    # Folder of a trained Flamingo to go on from, with all its parts; None: a new bridge.
+    start: Path | None = None
     # Folder of a causal language model with its tokenizer; None: random weights.
     language_model: Path | None = None
     # Folder of a vision encoder from the contrastive stage; None: random weights.
@@ -108,6 +118,8 @@ class FlamingoTaskConfig:
             raise UserError(f"no preset {self.model!r}; presets are {', '.join(PRESETS)}")
         if not self.sources:
             raise UserError("a run needs at least one source")
+        if self.start is not None and (self.language_model or self.vision_encoder):
+            raise UserError("start has all parts; leave out language_model and vision_encoder")
 
 
 class FlamingoTask:
@@ -118,6 +130,10 @@ class FlamingoTask:
 
     def build_model(self) -> FlamingoForConditionalGeneration:
         """Frozen parts from their folders or random, the bridge new, gates closed."""
+        if self.config.start is not None and not _is_without_memory():
+            return started_model(
+                self.config.start, self.model_config, frozen_dtype=self._frozen_dtype
+            )
         self._refuse_random_backbones()
         model = FlamingoForConditionalGeneration.from_backbones(
             self.model_config,
@@ -159,8 +175,7 @@ class FlamingoTask:
         self, model: FlamingoForConditionalGeneration, source: str, batch: FlamingoBatch
     ) -> Computed:
         """Summed next-token loss of the source's rows."""
-        loss, _ = next_token_loss(_logits(model, batch), batch.labels)
-        return Computed(losses={source: loss})
+        return Computed(losses={source: _summed_loss(model, batch)})
 
     def flops(
         self, model: FlamingoForConditionalGeneration, source: str, batch: FlamingoBatch
@@ -195,9 +210,9 @@ class FlamingoTask:
                 examples = [source.example(row) for row in rows[start : start + VALIDATION_BATCH]]
                 batch = on_device(source.collate(examples), model.device)
                 grey = replace(batch, pixel_values=torch.full_like(batch.pixel_values, GREY))
-                loss, count = next_token_loss(_logits(model, batch), batch.labels)
-                sighted, tokens = sighted + float(loss), tokens + int(count)
-                blind += float(next_token_loss(_logits(model, grey), grey.labels)[0])
+                sighted += float(_summed_loss(model, batch))
+                blind += float(_summed_loss(model, grey))
+                tokens += sum(self.counts(config.name, batch).values())
         return {
             "validation/loss": sighted / tokens,
             "validation/perplexity": perplexity(sighted, tokens),
@@ -208,6 +223,8 @@ class FlamingoTask:
         """Completions of held-out documents, with the prompt's last words before them."""
         source = self._source(self.config.sources[0], split="validation")
         documents = [source.feed.read(number).document for number in range(NUM_SAMPLES)]
+        if corpora.is_conversation(self.config.sources[0].kind):
+            return dialogue_samples(model, self.processor, documents)
         prompts = [corpora.as_prompt(document) for document in documents]
         texts = complete(model, self.processor, [p for p, _ in prompts], max_new_tokens=24)
         return [
@@ -222,7 +239,15 @@ class FlamingoTask:
 
     @cached_property
     def processor(self) -> FlamingoProcessor:
-        """Tokenizer and image processing of the language model and the vision encoder."""
+        """Tokenizer and image processing; with roles in its template if it is tuned on them."""
+        processor = self._processor()
+        if any(corpora.is_conversation(source.kind) for source in self.config.sources):
+            return FlamingoFormat.with_roles(processor).processor
+        return processor
+
+    def _processor(self) -> FlamingoProcessor:
+        if self.config.start is not None:
+            return cast(FlamingoProcessor, read_processor(FlamingoProcessor, self.config.start))
         text = self.model_config.text_config
         size = self.model_config.vision_config.image_size
         return FlamingoProcessor.from_tokenizer(
@@ -231,8 +256,9 @@ class FlamingoTask:
 
     @cached_property
     def model_config(self) -> FlamingoConfig:
-        """The preset, with the configurations of the backbones that are given."""
-        config = PRESETS[self.config.model]()
+        """The preset, with the configurations of the backbones that are given, or the start's."""
+        start = self.config.start
+        config = PRESETS[self.config.model]() if start is None else started_config(start)
         vision = config.vision_config
         if self.config.vision_encoder is not None:
             vision = vision_config_of(self.config.vision_encoder)
@@ -244,6 +270,11 @@ class FlamingoTask:
         text = config.text_config
         if self.config.language_model is not None:
             text = load_local(AutoConfig, self.config.language_model)
+            if not hasattr(text, "vocab_size"):
+                raise UserError(
+                    f"{self.config.language_model} holds a {text.model_type}, no language model; "
+                    "give the folder of a causal one"
+                )
         bridge = FlamingoConfig.__annotations__.keys() - {"vision_config", "text_config"}
         return FlamingoConfig(
             vision_config=vision,
@@ -293,6 +324,8 @@ class FlamingoTask:
                 split=split,
                 seed=self.config.data_seed,
                 tokenizer=self.processor.tokenizer,
+                media=config.media,
+                measure=partial(num_tokens, self.processor),
             ),
             encoder=DocumentEncoder(
                 processor=self.processor,
@@ -321,7 +354,7 @@ def load_local(auto_class: Any, folder: Path, **options: Any) -> Any:
             f"no language model in {folder}: config.json is missing there; train the language "
             "stage first or give the folder of another causal language model"
         )
-    return auto_class.from_pretrained(folder, local_files_only=True, **options)
+    return read_part(auto_class, folder, what="language model", **options)
 
 
 def vision_config_of(folder: Path) -> FlamingoVisionConfig:
@@ -336,13 +369,17 @@ def vision_config_of(folder: Path) -> FlamingoVisionConfig:
     )
 
 
-def _logits(
+def _summed_loss(
     model: FlamingoForConditionalGeneration, batch: FlamingoBatch
-) -> Float[Tensor, "b s v"]:
-    return model(
+) -> Float[Tensor, ""]:
+    loss: Tensor = model(
         batch.input_ids,
         pixel_values=batch.pixel_values,
         num_images=batch.num_images,
         media_item=batch.media_item,
         document_ids=batch.document_ids,
-    ).logits
+        labels=batch.labels,
+        num_items_in_batch=1,
+        skip_logits=True,
+    ).loss
+    return loss

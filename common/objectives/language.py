@@ -5,6 +5,8 @@ micro-batches, so that splitting a batch changes nothing. `next_token_loss` star
 `linear_next_token_loss` from hidden states, and never holds more than a chunk of the logits.
 """
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -39,56 +41,72 @@ def linear_next_token_loss(
     targets: Int[Tensor, " n"],
     *,
     z_loss: float,
+    bias: Float[Tensor, " v"] | None = None,
+    new_rows: Float[Tensor, "u d"] | None = None,
     chunk: int = CHUNK,
 ) -> Float[Tensor, ""]:
     """Sum over n positions of -log softmax(hidden @ weight.T)[target] + z_loss * logsumexp**2.
 
-    The caller has selected the positions already; none give 0, still connected to both tensors.
+    The rows of new tokens stand behind the weight's; a bias is a constant, added to the weight's
+    logits. The caller has selected the positions; none give 0, still connected to all tensors.
+    Where selecting would have to wait for an accelerator, targets of -100 are none instead.
     Gradients are computed in the forward pass, from the logits that are there anyway, and scaled
     in the backward pass, which works once per forward pass and has no derivative of its own.
     """
+    tensors = [hidden, weight] if new_rows is None else [hidden, weight, new_rows]
     if not torch.is_grad_enabled():
-        hidden, weight = hidden.detach(), weight.detach()
-    return _LinearNextToken.apply(hidden, weight, targets, z_loss, chunk)
+        tensors = [tensor.detach() for tensor in tensors]
+    return _LinearNextToken.apply(targets, bias, z_loss, chunk, *tensors)
 
 
 class _LinearNextToken(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0917  # autograd passes everything by position
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, chunk: int
+        ctx: Any,
+        targets: Tensor,
+        bias: Tensor | None,
+        z_loss: float,
+        chunk: int,
+        hidden: Tensor,
+        *weights: Tensor,
     ) -> Tensor:
         narrow = _matmul_dtype(hidden)
-        # Softmax, loss and the sum of the chunks' weight gradients.
+        # Softmax, loss and the sums of the chunks' weight gradients.
         wide = torch.promote_types(narrow, torch.float32)
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        needs_hidden, *needs_weights = ctx.needs_input_grad[4:]
         ctx.grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        ctx.grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
-        ctx.weight_dtype = weight.dtype
+        ctx.grad_weights = [
+            torch.zeros_like(weight, dtype=wide) if needed else None
+            for weight, needed in zip(weights, needs_weights, strict=True)
+        ]
+        ctx.weight_dtypes = [weight.dtype for weight in weights]
         loss = torch.zeros((), dtype=wide, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            matrix = weight.to(narrow)
+            matrices = [weight.to(narrow) for weight in weights]
             for start in range(0, len(hidden), chunk):
                 part = slice(start, start + chunk)
                 rows = hidden[part].to(narrow)
-                logits = (rows @ matrix.T).to(wide)
+                logits = _logits(rows, matrices, bias).to(wide)
                 loss += _differentiate_(logits, targets[part], z_loss=z_loss)
-                gradient = logits.to(narrow)
+                slopes = [x.to(narrow) for x in logits.split([*map(len, matrices)], dim=1)]
                 if ctx.grad_hidden is not None:
-                    ctx.grad_hidden[part] = gradient @ matrix
-                if ctx.grad_weight is not None:
-                    _add_product_(ctx.grad_weight, gradient.T, rows)
-                del logits, gradient  # or they would outlive the next chunk's matmul
+                    ctx.grad_hidden[part] = reduce(torch.add, map(torch.mm, slopes, matrices))
+                _add_products_(ctx.grad_weights, slopes, rows)
+                del logits, slopes  # or they would outlive the next chunk's matmul
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight = ctx.grad_hidden, ctx.grad_weight
+        hidden, weights = ctx.grad_hidden, ctx.grad_weights
         # In place, for the weight's is as large as a chunk: so there is no second backward pass.
-        del ctx.grad_hidden, ctx.grad_weight
+        del ctx.grad_hidden, ctx.grad_weights
         hidden = None if hidden is None else hidden.mul_(upstream)
-        weight = None if weight is None else weight.mul_(upstream).to(ctx.weight_dtype)
-        return hidden, weight, None, None, None
+        weights = [
+            None if weight is None else weight.mul_(upstream).to(dtype)
+            for weight, dtype in zip(weights, ctx.weight_dtypes, strict=True)
+        ]
+        return None, None, None, None, hidden, *weights
 
 
 def _matmul_dtype(hidden: Tensor) -> torch.dtype:
@@ -99,6 +117,15 @@ def _matmul_dtype(hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
+def _logits(
+    rows: Float[Tensor, "n d"], matrices: Sequence[Tensor], bias: Float[Tensor, " v"] | None
+) -> Float[Tensor, "n w"]:
+    first, *others = [rows @ matrix.T for matrix in matrices]
+    if bias is not None:
+        first += bias
+    return torch.cat([first, *others], dim=1) if others else first
+
+
 def _differentiate_(
     logits: Float[Tensor, "n v"], targets: Int[Tensor, " n"], *, z_loss: float
 ) -> Float[Tensor, ""]:
@@ -106,20 +133,25 @@ def _differentiate_(
 
     d/dx_j (lse - x_t + z lse^2) = (1 + 2 z lse) softmax_j - [j = t]
     """
-    of_target = logits.gather(1, targets[:, None])  # unlike indexing, refuses negative targets
+    counts = (targets != IGNORED)[:, None]
+    chosen = targets.where(counts[:, 0], 0)
+    of_target = logits.gather(1, chosen[:, None])  # unlike indexing, refuses negative targets
     largest = logits.amax(dim=1, keepdim=True)
     # Step by step in place: logsumexp and softmax would each allocate as much again.
     total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
     lse = largest + total.log()
-    logits.mul_((1 + 2 * z_loss * lse) / total)
-    logits[torch.arange(len(targets), device=targets.device), targets] -= 1
-    return (lse - of_target + z_loss * lse**2).sum()
+    logits.mul_((1 + 2 * z_loss * lse) / total * counts)
+    logits[torch.arange(len(chosen), device=chosen.device), chosen] -= counts[:, 0].to(logits.dtype)
+    return ((lse - of_target + z_loss * lse**2) * counts).sum()
 
 
-def _add_product_(
-    total: Float[Tensor, "v d"], left: Float[Tensor, "v n"], right: Float[Tensor, "n d"]
+def _add_products_(
+    totals: Sequence[Tensor | None], slopes: Sequence[Tensor], rows: Float[Tensor, "n d"]
 ) -> None:
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:  # Half precision: many small products would be lost in a sum of that precision.
-        total += left @ right
+    for total, slope in zip(totals, slopes, strict=True):
+        if total is None:
+            continue
+        if total.dtype == rows.dtype:
+            total.addmm_(slope.T, rows)
+        else:  # Half precision: many small products would be lost in a sum of that precision.
+            total.add_(slope.T @ rows)

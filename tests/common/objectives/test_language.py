@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -164,11 +165,37 @@ def test_only_one_chunk_of_logits_is_alive_at_a_time():
     assert seen.most_alive[weight.shape] == 1
 
 
-def test_a_target_of_minus_100_is_refused():
+def test_a_target_of_minus_100_is_none_and_any_other_below_zero_is_refused():
     hidden, weight, targets = head()
-    targets[5] = -100
+    kept = torch.arange(13) % 5 != 0
+    loss = linear_next_token_loss(
+        hidden, weight, targets.where(kept, -100), z_loss=0.3, chunk=CHUNK
+    )
+    expected = from_all_logits(hidden[kept], weight, targets[kept], z_loss=0.3)
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, (hidden, weight))
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (hidden, weight)))
     with pytest.raises(RuntimeError, match="index"):
-        linear_next_token_loss(hidden, weight, targets, z_loss=0.0, chunk=CHUNK)
+        linear_next_token_loss(hidden, weight, targets - 11, z_loss=0.3, chunk=CHUNK)
+
+
+@pytest.mark.parametrize("trained", ["hidden", "weight", "new"])
+def test_rows_of_new_tokens_follow_a_weight_with_a_constant_bias(trained: str):
+    hidden, weight, targets = head()
+    targets = (targets + 2).where(torch.arange(13) > 3, 12)  # the last of the two new tokens
+    sides = {"hidden": hidden, "weight": weight, "new": 2 * hidden.detach()[:2]}
+    for name, tensor in sides.items():
+        tensor.requires_grad_(name == trained)
+    bias = torch.randn(11, dtype=torch.float64)
+    loss = linear_next_token_loss(
+        hidden, weight, targets, z_loss=0.3, bias=bias, new_rows=sides["new"], chunk=CHUNK
+    )
+    ones = torch.ones(13, 1, dtype=torch.float64)
+    rows = torch.cat([torch.cat([weight, sides["new"]]), F.pad(bias, (0, 2))[:, None]], dim=1)
+    expected = from_all_logits(torch.cat([hidden, ones], dim=1), rows, targets, z_loss=0.3)
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, sides[trained])
+    torch.testing.assert_close(found, torch.autograd.grad(expected, sides[trained]))
 
 
 class Allocations(TorchDispatchMode):
