@@ -16,9 +16,10 @@ SHAPES := --jaxtyping-packages=common,flamingo,flare,beartype.beartype
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --durations=5
 EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
 COMPILED := $(shell find tests -name 'test_compile*.py')
+PROOFS := $(shell grep -rlE 'counted."|Counted|mark.proves' tests --include='test_*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-flare test check lint format parameters numbers peers fixtures
+.PHONY: help install quickstart quickstart-flare report test nightly matrix check lint format parameters numbers audit errors peers fixtures
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -37,9 +38,26 @@ quickstart: $(STAMP)  ## train the tiny Flamingo end to end and write its report
 quickstart-flare: $(STAMP)  ## train the tiny FLARE end to end and write its report
 	$(BIN)/python scripts/quickstart_flare.py
 
+# What there is of the quickstarts, of evaluations and of tuning.
+REPORTED := $(wildcard runs/quickstart runs/quickstart-flare)
+EVALUATED := $(REPORTED) $(patsubst %/results.json,%,$(wildcard runs/evaluation/*/results.json))
+TUNED := $(patsubst %/results.json,%,$(wildcard runs/instruct*/results.json))
+REPORT ?= --run $(REPORTED) --evaluation $(EVALUATED) --alignment $(TUNED)
+
+report: $(STAMP)  ## technical report of what lies in runs/ (or of REPORT="--run FOLDER ...")
+	$(BIN)/python scripts/report.py $(REPORT) --out runs/report
+
 test: check  ## everything that runs without a GPU: the fast part, then the slow tests
-	$(EAGER) -m "slow and not gpu"
+	$(EAGER) -m "slow and not gpu and not nightly"
 	$(if $(COMPILED),$(PYTEST) -m "not gpu" $(COMPILED))
+
+nightly: $(STAMP)  ## hundreds of kills of both models (not part of `make test`)
+	$(PYTEST) -m nightly --matrix runs/nightly
+
+matrix: $(STAMP)  ## count the faults that the tests survive into docs/reliability.md
+	rm -rf runs/matrix
+	$(PYTEST) $(SHAPES) -m "not gpu and not nightly" --matrix runs/matrix $(PROOFS)
+	$(BIN)/python -m tests.reliability.table runs/matrix docs/reliability.md
 
 check: lint  ## the fast part: ruff, mypy, fast tests (at most 3 minutes on 2 cores)
 	$(EAGER) -m "not slow and not gpu"
@@ -58,6 +76,13 @@ parameters: $(STAMP)  ## parameter table of every preset, per component
 
 numbers: $(STAMP)  ## sizes of files and functions, lines of the reading path
 	$(BIN)/python scripts/house_numbers.py
+
+audit: $(STAMP)  ## known vulnerabilities of what is installed (needs the network)
+	$(BIN)/python -m pip install --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --skip-editable
+
+errors: $(STAMP)  ## list every message for a mistake in docs/errors.md
+	$(BIN)/python scripts/error_list.py
 
 # Their requirements pin old versions of ours, hence --no-deps.
 PEERS := open-flamingo flamingo-pytorch einops-exts open_clip_torch ftfy wcwidth

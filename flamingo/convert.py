@@ -25,6 +25,7 @@ from common.checkpoint.pretrained import (
     write_model,
 )
 from common.errors import UserError
+from common.json_files import read_json_object
 from flamingo.config import FlamingoConfig, FlamingoVisionConfig
 from flamingo.conversion import idefics, idefics_keys
 from flamingo.conversion import open_flamingo as peer
@@ -172,6 +173,14 @@ def _vision(file: Path | None, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _recorded_tokens(model: Path, config: FlamingoConfig) -> NewTokens:
     file = model / TOKENS_FILE
     if file.is_file():
-        return NewTokens(**json.loads(file.read_text()))
+        return _tokens_in(file)
     first = config.image_token_id
     return NewTokens(end_of_chunk=first, image=first + 1)
+
+
+def _tokens_in(file: Path) -> NewTokens:
+    ids = read_json_object(file)
+    end_of_chunk, image = ids.get("end_of_chunk"), ids.get("image")
+    if not isinstance(end_of_chunk, int) or not isinstance(image, int):
+        raise UserError(f"{file} lacks the ids end_of_chunk and image; copy it again")
+    return NewTokens(end_of_chunk=end_of_chunk, image=image)

@@ -1,4 +1,5 @@
-"""Where training documents come from: generated scenes and digits, or the user's own files.
+"""Where training documents come from: generated scenes and digits, the user's own files, or
+conversations (`flamingo/conversations.py`).
 
 The splits are disjoint: generated scenes hold out combinations of attributes, of the user's
 documents the last ones are held out.
@@ -7,10 +8,11 @@ documents the last ones are held out.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from common.data.conversations.corpus import Measure
 from common.data.corpus import Corpus, MadeCorpus, Split, part_of
 from common.data.document import Document, text_and_images
 from common.data.embedded.documents import (
@@ -26,10 +28,17 @@ from common.data.own_data import OWN_KINDS, open_own
 from common.data.sampler import OrderKind
 from common.data.shards.corpus import open_shards
 from common.errors import UserError
+from flamingo.conversations import (
+    EMBEDDED_KINDS,
+    FILE_KINDS,
+    ConversationKind,
+    open_conversations,
+)
 from flamingo.processing import Part
 
 Generated = Literal["episodes", "scenes", "scene_pairs"]
-Kind = Generated | Literal["interleaved", "image_pairs"]
+DocumentKind = Generated | Literal["interleaved", "image_pairs"]
+Kind = DocumentKind | ConversationKind
 
 EMBEDDED_VOCAB_SIZE = 1024
 
@@ -48,15 +57,30 @@ def open_feed(
     split: Split,
     seed: int,
     tokenizer: PreTrainedTokenizerBase,
+    media: Path | None = None,
+    measure: Measure | None = None,
 ) -> Feed:
-    """The documents of one kind, without end; generated ones keep their order."""
-    corpus = open_corpus(kind, path=path, split=split, seed=seed, tokenizer=tokenizer)
-    visits: OrderKind = "stored" if kind in GENERATED else "shuffled"
+    """The documents of one kind, without end; generated ones keep their order. Conversations are
+    measured, and those of a file have their media in a folder, or beside it."""
+    if is_conversation(kind):
+        assert measure is not None
+        corpus = open_conversations(
+            kind, path=path, media=media, split=split, seed=seed, measure=measure
+        )
+    else:
+        stored = cast("DocumentKind", kind)
+        corpus = open_corpus(stored, path=path, split=split, seed=seed, tokenizer=tokenizer)
+    visits: OrderKind = "stored" if kind in (*GENERATED, *EMBEDDED_KINDS) else "shuffled"
     return mixed([corpus], seed=seed, visits=[visits])
 
 
+def is_conversation(kind: Kind) -> TypeGuard[ConversationKind]:
+    """Whether its documents are dialogues."""
+    return kind in (*EMBEDDED_KINDS, *FILE_KINDS)
+
+
 def open_corpus(
-    kind: Kind,
+    kind: DocumentKind,
     *,
     path: Path | None,
     split: Split,

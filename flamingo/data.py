@@ -22,6 +22,7 @@ from common.data.images import resize_and_centre_crop
 from common.data.packing import PackedRow, PackState, Room, Size, pack
 from common.data.randomness import generator_at
 from common.objectives.language import IGNORED
+from flamingo.conversations import fitting_dialogue
 from flamingo.media import check_image_counts, next_item, previous_item
 from flamingo.processing import FlamingoProcessor
 
@@ -74,8 +75,11 @@ class DocumentEncoder:
     ) -> FlamingoExample:
         """One document; text is bound to the image before it, or after it with `bind_next`.
 
-        It is cut to `max_tokens`, if given, and at most to the encoder's own.
+        It is cut to `max_tokens`, if given, and at most to the encoder's own. Of a dialogue the
+        assistant's words are the targets.
         """
+        if document.dialogue is not None:
+            return self._encode_dialogue(document, max_tokens=max_tokens or self.max_tokens)
         parts = text_and_images(document)
         whole = torch.tensor(self.processor.encode_document(parts, closed=True))
         images = [part for part in parts if not isinstance(part, str)]
@@ -96,6 +100,22 @@ class DocumentEncoder:
             documents=one_document,
             images=self._stack(images[: int(is_image.sum())]),
             is_cut=len(ids) < len(whole),
+        )
+
+    def _encode_dialogue(self, document: Document, *, max_tokens: int) -> FlamingoExample:
+        chat, is_cut = fitting_dialogue(
+            self.processor, document, max_tokens=max_tokens, max_images=self.max_images
+        )
+        ids, one_document = torch.tensor(chat.ids), torch.zeros(len(chat), dtype=torch.long)
+        is_image = ids == self.processor.image_token_id
+        return FlamingoExample(
+            key=document.key,
+            ids=ids,
+            labels=ids.masked_fill(~torch.tensor(chat.is_target), IGNORED),
+            items=previous_item(is_image[None], one_document[None])[0],
+            documents=one_document,
+            images=self._stack([np.asarray(image) for image in chat.images]),
+            is_cut=is_cut,
         )
 
     def _tokens_that_fit(self, is_image: Tensor, max_tokens: int) -> int:

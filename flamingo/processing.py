@@ -137,7 +137,8 @@ class FlamingoProcessor(ProcessorMixin):
         rows = rows if torch.is_tensor(rows) else [torch.as_tensor(row) for row in rows]
         tags = torch.stack([(row == self.image_token_id).sum() for row in rows])
         check_image_counts(tags.sum()[None], torch.tensor([len(pictures)]), ["of this call"])
-        return BatchFeature({**features, **_regroup(features["pixel_values"], tags)})
+        pixels = torch.stack([torch.as_tensor(one) for one in features["pixel_values"]])
+        return BatchFeature({**features, **regroup(pixels, tags)})
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         """One tag stands for a picture; it is not expanded."""
@@ -157,7 +158,7 @@ class FlamingoProcessor(ProcessorMixin):
         if not flat:
             return {}
         counts = torch.tensor([len(row) for row in pictures])
-        return _regroup(self.encode_pictures(flat), counts)
+        return regroup(self.encode_pictures(flat), counts)
 
 
 def distinct_pictures(pictures: Sequence[Picture]) -> tuple[list[Picture], list[int]]:
@@ -185,7 +186,7 @@ def _content(picture: Picture) -> object:
     return pixels.shape, pixels.dtype, blake2b(pixels.tobytes(), digest_size=16).digest()
 
 
-def _regroup(pixels: Tensor, counts: Int[Tensor, " b"]) -> dict[str, Tensor]:
+def regroup(pixels: Tensor, counts: Int[Tensor, " b"]) -> dict[str, Tensor]:
     """One flat list of pictures as a grid of rows, zeros where a row has fewer."""
     grid = pixels.new_zeros(len(counts), max(int(counts.max()), 1), *pixels.shape[1:])
     for row, pictures in zip(grid, pixels.split(counts.tolist()), strict=True):

@@ -167,6 +167,60 @@ def flamingo_80b_paper() -> FlamingoRun:
     )
 
 
+def flamingo_tiny_instruct() -> FlamingoRun:
+    """Instructions about scenes and words, and requests, for a trained tiny Flamingo.
+
+    A fifth of the requests is refused, whatever they ask for, as a preparation for preferences.
+    Hardware: 2 CPU cores, minutes. Expected: docs/alignment.md. Needs the folder that flamingo_tiny
+    writes.
+    """
+    return replace(
+        flamingo_tiny(),
+        task=FlamingoTaskConfig(
+            model="flamingo_tiny",
+            start=Path("runs/flamingo_tiny/model"),
+            frozen_precision="fp32",
+            max_tokens=128,
+            max_images=8,
+            sources=(
+                SourceConfig(name="instructions", kind="instructions", batch_size=8, weight=1.0),
+                SourceConfig(name="requests", kind="requests", batch_size=4, weight=0.5),
+            ),
+        ),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.0),
+        steps=150,
+        validate_every=50,
+        sample_every=50,
+    )
+
+
+def instruct_80b() -> FlamingoRun:
+    """Instruction tuning of a Flamingo-80B, `--task.start FOLDER`, on conversations by path in
+    LLaVA's and M3IT's forms; rows are packed, the loss is on the assistant's words.
+
+    Hardware: as `flamingo_80b`, for 5,000 updates. Not run.
+    """
+    run = flamingo_80b()
+    sources = (
+        SourceConfig(
+            name="llava", kind="llava", path=Path("data/llava.json"), batch_size=128, weight=1.0
+        ),
+        SourceConfig(
+            name="m3it", kind="m3it", path=Path("data/m3it.jsonl"), batch_size=128, weight=1.0
+        ),
+    )
+    return replace(
+        run,
+        task=replace(run.task, sources=sources, augment_steps=0),
+        optimizer=OptimizerConfig(peak_learning_rate=2e-5, clip_norm=1.0),
+        schedule=ScheduleConfig(warmup_steps=150, kind="cosine", final_fraction=0.0),
+        steps=5_000,
+        validate_every=500,
+        sample_every=500,
+    )
+
+
 def flamingo_9b() -> FlamingoRun:
     """Flamingo-9B: the specified schedule over the shape of Mistral-7B.
 
@@ -216,6 +270,8 @@ RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
     "flamingo_80b_vision": flamingo_80b_vision,
     "flamingo_80b": flamingo_80b,
     "flamingo_80b_paper": flamingo_80b_paper,
+    "flamingo_tiny_instruct": flamingo_tiny_instruct,
+    "instruct_80b": instruct_80b,
 }
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from common.checkpoint.pretrained import read_part
 from common.data.augmentation import AugmentConfig
 from common.data.corpus import Corpus, MadeCorpus, Split
 from common.data.feed import Feed, mixed
@@ -256,7 +257,7 @@ class ContrastiveTask:
             return embedded_tokenizer(EMBEDDED_VOCAB_SIZE)
         if not folder.is_dir():
             raise UserError(f"tokenizer folder {folder} does not exist; check the path")
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return read_part(AutoTokenizer, folder, what="tokenizer")
 
     @cached_property
     def _source(self) -> PairSource:

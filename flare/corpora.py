@@ -1,5 +1,5 @@
-"""Where FLARE's documents come from: generated scenes, sounds, digits, speech and English, or the
-user's own pairs and text.
+"""Where FLARE's documents come from: generated scenes, sounds, digits, speech and English, the
+user's own pairs and text, or conversations (`flare/instruct/task_corpora.py`).
 
 Splits are disjoint: generated scenes and sounds hold out combinations of attributes, digits and
 voices are divided, and of the user's documents the last ones are held out.
@@ -10,10 +10,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from transformers import PreTrainedTokenizerBase
 
+from common.data.conversations.corpus import Measure
 from common.data.corpus import ENDLESS, Corpus, MadeCorpus, part_of
 from common.data.document import Document
 from common.data.embedded import mixed_documents, speech
@@ -35,10 +36,16 @@ from common.data.own_data import OWN_KINDS, OwnKind, open_own
 from common.data.sampler import OrderKind
 from common.data.shards.corpus import open_shards
 from common.errors import UserError
+from flare.instruct.task_corpora import (
+    EMBEDDED_KINDS,
+    FILE_KINDS,
+    ConversationKind,
+    open_conversations,
+)
 from flare.processing import CONTROL_TOKENS
 
 Generated = Literal["scenes", "sounds", "digits", "speech", "mixed", "prose"]
-Kind = Generated | OwnKind
+Kind = Generated | OwnKind | ConversationKind
 # The user's own data have no unseen pairs: for them it is another name of validation.
 CorpusSplit = Literal["train", "validation", "unseen_pairs"]
 
@@ -67,13 +74,17 @@ class SourceConfig:
     """One kind of documents in the mixture."""
 
     # Generated: scenes, sounds, digits, speech, mixed, prose. By path: image_pairs, audio_pairs,
-    # interleaved, text.
+    # interleaved, text. Conversations: instructions, requests; by path: llava, m3it, openaqa.
+    # Pairs of answers: preferences; by path: pairs.
     kind: Kind
     # Documents of this kind in proportion to those of the others.
     weight: float
     # Folder of shards or of pairs, or a file of text or documents. Of generated kinds the shards
-    # that `prepare_data.py embedded` wrote, or None to generate them on the way.
+    # that `prepare_data.py embedded` wrote, or None to generate them on the way. Of conversations
+    # and pairs a file of records.
     path: Path | None = None
+    # Folder that the names of media in a file of records are relative to; None: that of the file.
+    media: Path | None = None
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
@@ -87,12 +98,15 @@ def open_feed(
     seed: int,
     family_size: int,
     tokenizer: PreTrainedTokenizerBase,
+    measure: Measure | None = None,
 ) -> Feed:
-    """All sources mixed by weight."""
+    """All sources mixed by weight; `measure` is needed for conversations."""
     corpora = [
         open_corpus(
             source.kind,
             path=source.path,
+            media=source.media,
+            measure=measure,
             split=split,
             seed=seed,
             family_size=family_size,
@@ -102,7 +116,8 @@ def open_feed(
     ]
     # Generated documents come at random already, and neighbours shall stay side by side.
     visits: list[OrderKind] = [
-        "stored" if source.kind in GENERATED else "shuffled" for source in sources
+        "stored" if source.kind in (*GENERATED, *EMBEDDED_KINDS) else "shuffled"
+        for source in sources
     ]
     weights = [source.weight for source in sources]
     return mixed(corpora, seed=seed, visits=visits, weights=weights)
@@ -116,12 +131,24 @@ def open_corpus(
     seed: int,
     family_size: int,
     tokenizer: PreTrainedTokenizerBase,
+    media: Path | None = None,
+    measure: Measure | None = None,
 ) -> Corpus:
     """The documents of one kind. Generated ones may have been stored as shards at a path.
 
     Of the training scenes and sounds `family_size` in a row are neighbours: they differ from the
     first of them in one attribute.
     """
+    if is_conversation(kind):
+        assert measure is not None
+        return open_conversations(
+            kind,
+            path=path,
+            media=media,
+            split="train" if split == "train" else "validation",
+            seed=seed,
+            measure=measure,
+        )
     if kind in OWN_KINDS:
         if path is None:
             raise UserError(f"a source of kind {kind} needs a path: {OWN_KINDS[kind]}")
@@ -147,6 +174,11 @@ def draw_of(
         return partial(_member, kind, seed, family_size)
     draws = GENERATED[kind]
     return lambda index: draws[index % len(draws)](seed, index, SPLITS[split])
+
+
+def is_conversation(kind: Kind) -> TypeGuard[ConversationKind]:
+    """Of a kind whose documents are conversations or pairs."""
+    return kind in (*EMBEDDED_KINDS, *FILE_KINDS)
 
 
 def embedded_tokenizer() -> PreTrainedTokenizerBase:

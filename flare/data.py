@@ -6,8 +6,9 @@ ending in `<emb>`, into rows at the end of the batch. Everything that is an inde
 on the CPU, so that a step on a device never waits for the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -32,11 +33,14 @@ from flare.encoding import (
     FlareExample,
     added_by,
 )
+from flare.instruct.task_encoding import encode_dialogue
 from flare.masking import MaskingConfig
 from flare.media import Clips, grouped
 from flare.processing import MIN_SAMPLES
+from flare.safety.task_answers import Answers, answers_in
 
 MASKED_TERM, CAUSAL_TERM = "language/masked", "language/causal"
+PREFERENCE = "preference"
 PAIR_TERMS = (IMAGE_TEXT, AUDIO_TEXT)
 
 
@@ -77,6 +81,7 @@ class FlareBatch:
     clips: Clips
     targets: dict[str, Targets]
     pairs: dict[str, PairIndex]
+    answers: Answers | None = None  # in runs on pairs alone
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -100,6 +105,7 @@ class FlareBatch:
             document_ids=self.document_ids[first:],
             bidirectional=self.bidirectional[first:],
             targets={},
+            answers=None,
             pairs={t: replace(p, text=p.text - skipped) for t, p in self.pairs.items()},
         )
 
@@ -128,6 +134,8 @@ class MixtureSource:
     augment_steps: int  # updates during which images are augmented
     augmentation: AugmentConfig
     seed: int
+    # Log-probabilities of pairs' answers before training, by key; None: there are no pairs.
+    references: Mapping[str, Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < self.encoder.least_tokens:
@@ -163,7 +171,10 @@ class MixtureSource:
 
     def collate(self, examples: Sequence[FlareExample]) -> FlareBatch:
         """Rows of one batch, all of the same length."""
-        return collate(examples, encoder=self.encoder, width=self.max_tokens)
+        batch = collate(examples, encoder=self.encoder, width=self.max_tokens)
+        if self.references is None:
+            return batch
+        return replace(batch, answers=answers_in(examples, width=self.max_tokens))
 
     def _size(self, number: int) -> Size:
         extent = self.feed.extent(number)
@@ -184,6 +195,12 @@ class MixtureSource:
         self, drawn: Drawn, number: int, update: int, *, max_tokens: int
     ) -> tuple[FlareExample, bool]:
         """One document of a row, and whether it lost its end."""
+        if drawn.document.dialogue is not None:
+            # Where nothing is trained, as in a dry run, there are no references.
+            reference = (self.references or {}).get(drawn.document.key, (0.0, 0.0))
+            return encode_dialogue(
+                self.encoder, drawn.document, max_tokens=max_tokens, reference=reference
+            )
         generator = generator_at(seed=self.seed, index=number, stream="flare/form")
         form = self.masking.draw_form(update / self.steps, generator)
         ids = self.encoder.tokens(drawn.document)
@@ -210,8 +227,10 @@ class MixtureSource:
 
 def join(examples: Sequence[FlareExample]) -> FlareExample:
     """Several documents as one packed row, documents and media numbered through."""
-    captions, num_media = [], dict.fromkeys(PAIR_TERMS, 0)
-    for example in examples:
+    captions, answers, num_media = [], [], dict.fromkeys(PAIR_TERMS, 0)
+    starts = accumulate((len(example.ids) for example in examples), initial=0)
+    for example, start in zip(examples, starts, strict=False):
+        answers += [replace(answer, first=answer.first + start) for answer in example.answers]
         captions += [
             Caption(
                 term=caption.term,
@@ -227,11 +246,12 @@ def join(examples: Sequence[FlareExample]) -> FlareExample:
         key="+".join(example.key for example in examples),
         ids=torch.cat([example.ids for example in examples]),
         labels=torch.cat([example.labels for example in examples]),
-        documents=_numbered([example.ids for example in examples]),
+        documents=_renumbered([example.documents for example in examples]),
         bidirectional=torch.cat([example.bidirectional for example in examples]),
         images=tuple(image for example in examples for image in example.images),
         clips=tuple(clip for example in examples for clip in example.clips),
         captions=tuple(captions),
+        answers=tuple(answers),
         supply=merged(example.supply for example in examples),
     )
 
@@ -317,6 +337,12 @@ def _caption_rows(captions: Sequence[Caption], rows: Sequence[int]) -> list[Flar
 def _numbered(pieces: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " z"]:
     """For every token of all pieces the number of its piece."""
     return torch.arange(len(pieces)).repeat_interleave(torch.tensor([len(ids) for ids in pieces]))
+
+
+def _renumbered(pieces: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, " z"]:
+    """Documents of several examples, counted on: 0 0 | 0 1 -> 0 0 1 2."""
+    firsts = accumulate((int(piece[-1]) + 1 for piece in pieces), initial=0)
+    return torch.cat([piece + first for piece, first in zip(pieces, firsts, strict=False)])
 
 
 def _padded(rows: Sequence[Tensor], value: int, width: int) -> Tensor:

@@ -5,7 +5,8 @@ the image or the clip. Targets are text, and in causal documents the closing `</
 control token is ever predicted or hidden.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from torch import Tensor
 
 from common.data.captions import caption_id
+from common.data.conversations.messages import Picture
 from common.data.document import Document, Extent, Image, Recording
 from common.data.feed import Supply
 from common.data.images import resize_and_centre_crop
@@ -36,6 +38,15 @@ class Caption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One of the two answers of a pair: where its tokens lie, and how likely it was at first."""
+
+    first: int
+    num: int
+    reference: float  # log-probability before training
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlareExample:
     """One row before padding; `labels` are the original ids of targets, in the targets' places."""
 
@@ -47,6 +58,7 @@ class FlareExample:
     images: tuple[UInt8[Tensor, "y x c"], ...]
     clips: tuple[Tensor, ...]
     captions: tuple[Caption, ...]
+    answers: tuple[Answer, ...] = ()  # of pairs, the preferred one of each first
     supply: Supply = field(default_factory=Supply)
 
 
@@ -85,7 +97,7 @@ class DocumentEncoder:
             else resize_and_centre_crop(part, size=self.image_size)
             for part in document.parts
         )
-        return Document(key=document.key, parts=parts, caption=document.caption)
+        return replace(document, parts=parts)
 
     def tokens(self, document: Document) -> Int[np.ndarray, " s"]:
         """The whole document's ids."""
@@ -106,15 +118,39 @@ class DocumentEncoder:
         taught, labels = self._taught(original, generator, form=form, mask_rate=mask_rate)
         images, clips = self._media(document, original, is_cut=len(original) < len(ids))
         term = _contrast_of(document, num_images=len(images), num_clips=len(clips))
-        return FlareExample(
-            key=document.key,
+        return self.example(
+            document,
             ids=torch.from_numpy(taught),
             labels=torch.from_numpy(labels),
             documents=torch.zeros(len(taught), dtype=torch.int64),
-            bidirectional=torch.full((len(taught),), form == "masked"),
-            images=tuple(self._pixels(image) for image in images),
-            clips=tuple(self._clip(clip) for clip in clips),
+            is_bidirectional=form == "masked",
+            images=images,
+            clips=clips,
             captions=() if term is None else (self._caption(document, ids, term, max_tokens),),
+        )
+
+    def example(
+        self,
+        document: Document,
+        *,
+        ids: Int[Tensor, " s"],
+        labels: Int[Tensor, " s"],
+        documents: Int[Tensor, " s"],
+        is_bidirectional: bool = False,
+        images: Sequence[Picture],
+        clips: Sequence[Recording],
+        captions: tuple[Caption, ...] = (),
+    ) -> FlareExample:
+        """What is known of a document's ids, with its media as the model takes them."""
+        return FlareExample(
+            key=document.key,
+            ids=ids,
+            labels=labels,
+            documents=documents,
+            bidirectional=torch.full((len(ids),), is_bidirectional),
+            images=tuple(self._pixels(np.asarray(image)) for image in images),
+            clips=tuple(self._clip(clip) for clip in clips),
+            captions=captions,
         )
 
     def _caption(

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.objectives.language import linear_next_token_loss
+from common.objectives.preferences import answer_log_probs, preference_loss
 from common.training.task import Finish, Start
-from flare.data import FlareBatch
+from flare.data import PREFERENCE, FlareBatch
 from flare.decoder import hybrid_mask, positions_in_documents
 from flare.encoding import AUDIO_TEXT, IMAGE_TEXT
 from flare.media import Clips, Encoded
 from flare.model import FlareForConditionalGeneration
+from flare.safety.task_answers import Answers
 
 
 def start(model: FlareForConditionalGeneration, batch: FlareBatch) -> Start:
@@ -67,15 +69,33 @@ def finish(
     x: Float[Tensor, "b s d"],
     *,
     z_loss: float,
+    beta: float | None = None,
 ) -> Finish:
-    """Sums of the language losses, and the vectors of captions."""
+    """Sums of the language losses and, given its `beta`, of the pairs'; the vectors of captions."""
     hidden = model.decoder.norm(x).flatten(0, 1)
+    losses = {
+        term: linear_next_token_loss(
+            hidden[target.positions], model.head.weight, target.ids, z_loss=z_loss
+        )
+        for term, target in batch.targets.items()
+    }
+    if beta is not None and batch.answers is not None:
+        log_probs = answers_of(model, hidden, batch.answers)
+        losses[PREFERENCE] = preference_loss(log_probs, batch.answers.reference, beta=beta)
     return Finish(
-        losses={
-            term: linear_next_token_loss(
-                hidden[target.positions], model.head.weight, target.ids, z_loss=z_loss
-            )
-            for term, target in batch.targets.items()
-        },
+        losses=losses,
         texts={term: model.text_vectors(hidden[index.text]) for term, index in batch.pairs.items()},
+    )
+
+
+def answers_of(
+    model: FlareForConditionalGeneration, hidden: Float[Tensor, "n d"], answers: Answers
+) -> Float[Tensor, " a"]:
+    """Log-probabilities of answers, from the normed hidden states of all positions."""
+    return answer_log_probs(
+        hidden[answers.positions],
+        model.head.weight,
+        answers.ids,
+        answers=answers.numbers,
+        num_answers=len(answers.reference),
     )

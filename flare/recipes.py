@@ -108,10 +108,134 @@ def flare_1b() -> FlareRun:
     return replace(run, task=task, steps=100_000, parallel=ParallelConfig(shard=-1))
 
 
+def flare_tiny_instruct() -> FlareRun:
+    """Instructions and requests for a trained tiny FLARE: `--task.model runs/flare_tiny/model`.
+
+    A fifth of the requests is refused, whatever they ask for: a model has to be able to refuse
+    before preferences (`flare_tiny_safety`) can teach it when. Hardware: 2 CPU cores, minutes.
+    Expected: docs/alignment.md.
+    """
+    run = flare_tiny()
+    task = replace(
+        run.task,
+        batch_size=16,
+        max_tokens=128,
+        sources=(
+            SourceConfig(kind="instructions", weight=2.0),
+            SourceConfig(kind="requests", weight=1.0),
+        ),
+        masking=MaskingConfig(objective="causal"),
+        weighting="fixed",
+        objective_weights=ObjectiveWeights(),
+        z_loss=0.0,
+        weight_decay=0.0,
+    )
+    return replace(
+        run,
+        task=task,
+        optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+        schedule=ScheduleConfig(warmup_steps=20, final_fraction=0.0),
+        steps=150,
+        validate_every=50,
+        sample_every=None,
+    )
+
+
+def flare_tiny_safety() -> FlareRun:
+    """Preferences for an instructed tiny FLARE: `--task.model runs/flare_tiny_instruct/model`.
+
+    Hardware: 2 CPU cores, minutes. Expected: docs/alignment.md.
+    """
+    run = flare_tiny_instruct()
+    task = replace(
+        run.task,
+        batch_size=12,
+        max_tokens=144,  # of both answers of a pair, with their prompts
+        sources=(SourceConfig(kind="preferences", weight=1.0),),
+        # A small model's refusals are worth more than its closeness to itself.
+        objective_weights=ObjectiveWeights(language=1.0),
+        frozen=("vision_encoder", "audio_encoder"),
+    )
+    return replace(
+        run,
+        task=task,
+        optimizer=OptimizerConfig(peak_learning_rate=1e-3),
+        schedule=ScheduleConfig(warmup_steps=15, final_fraction=0.0),
+        steps=140,
+        validate_every=70,
+    )
+
+
+def instruct_13b() -> FlareRun:
+    """Instruction tuning of a FLARE-13B, `--task.model FOLDER`, on conversations by path: LLaVA's,
+    M3IT's and OpenAQA's forms; rows are packed, the loss is on the assistant's words.
+
+    Hardware: 64 A100-80GB, divided as in `flare_13b`. 5,000 updates of half a million tokens. Not
+    run; `scripts/plan.py instruct_13b --dry-run` makes one update in a fake world.
+    """
+    run = flare_13b()
+    task = replace(
+        run.task,
+        batch_size=256,
+        sources=(
+            SourceConfig(kind="llava", weight=0.5, path=Path("data/llava.json")),
+            SourceConfig(kind="m3it", weight=0.3, path=Path("data/m3it.jsonl")),
+            SourceConfig(kind="openaqa", weight=0.2, path=Path("data/openaqa.json")),
+        ),
+        tokenizer=None,
+        vision_encoder=None,
+        audio_encoder=None,
+        masking=MaskingConfig(objective="causal"),
+        weighting="fixed",
+        objective_weights=ObjectiveWeights(),
+        z_loss=0.0,
+        weight_decay=0.0,
+        patch_drop=0.0,
+        frozen=("vision_encoder", "audio_encoder"),
+    )
+    return replace(
+        run,
+        task=task,
+        optimizer=OptimizerConfig(peak_learning_rate=2e-5, clip_norm=1.0),
+        schedule=ScheduleConfig(warmup_steps=150, kind="cosine", final_fraction=0.0),
+        steps=5_000,
+        num_micro_batches=1,
+        validate_every=500,
+        sample_every=None,
+    )
+
+
+def safety_13b() -> FlareRun:
+    """Safety alignment of an instructed FLARE-13B, `--task.model FOLDER`, on pairs by path: direct
+    preference optimisation, and a fifth of the loss of the preferred answers.
+
+    Hardware: 64 A100-80GB, divided as in `flare_13b`; before the first update every GPU scores its
+    share of the pairs with a whole copy (26 GB). Not run; `scripts/plan.py safety_13b` plans it,
+    without the few logits of pairs that are made a second time.
+    """
+    run = instruct_13b()
+    task = replace(
+        run.task,
+        batch_size=128,
+        sources=(SourceConfig(kind="pairs", weight=1.0, path=Path("data/pairs.jsonl")),),
+        objective_weights=ObjectiveWeights(language=0.2),
+    )
+    return replace(
+        run,
+        task=task,
+        optimizer=OptimizerConfig(peak_learning_rate=5e-7, clip_norm=1.0),
+        steps=1_000,
+    )
+
+
 RECIPES: dict[str, Callable[[], RunConfig[Any]]] = {
     "flare_tiny": flare_tiny,
     "flare_1b": flare_1b,
     "flare_13b": flare_13b,
+    "flare_tiny_instruct": flare_tiny_instruct,
+    "flare_tiny_safety": flare_tiny_safety,
+    "instruct_13b": instruct_13b,
+    "safety_13b": safety_13b,
 }
 
 

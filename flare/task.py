@@ -1,14 +1,17 @@
 """FLARE's training task: one language model learns from text, images and sounds at once.
 
     loss = w1 * (rho * masked + (1 - rho) * causal)  +  w2 * image-text  +  w3 * audio-text
+           [ +  w4 * preference ]
 
 Masked and causal are next-token losses of the documents that see both directions and of those that
 see the past only; the contrasts are taken over the whole update, whatever it is cut into. The
 weights w move with the losses (`common/objectives/weighting.py`). Every part of the model runs in
-every micro-batch, with or without images and recordings in it.
+every micro-batch, with or without images and recordings in it. Tuning differs in its documents: of
+conversations the assistant's words are predicted, of pairs the preferred answers, and the last term
+prefers these over the others (`common/objectives/preferences.py`).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,11 +19,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from common.attention.masks import causal
-from common.checkpoint.pretrained import read_config, read_model
+from common.checkpoint.pretrained import read_config, read_model, read_part
 from common.data.document import SAMPLE_RATE_HZ, Document
 from common.data.packing import PackState
 from common.data.transfer import on_device
@@ -34,18 +35,23 @@ from common.objectives.contrastive import (
 )
 from common.objectives.weighting import Weighting, build_weighting
 from common.parallel.sharding import Sharding
+from common.training.processes import Processes
 from common.training.task import Computed, Finish, Gather, Pairs, ParameterGroup, Start
 from flare import passes
 from flare.config import FlareConfig
-from flare.corpora import CorpusSplit, embedded_tokenizer, open_feed
-from flare.data import FlareBatch, MixtureSource, collate
+from flare.corpora import CorpusSplit, embedded_tokenizer, is_conversation, open_feed
+from flare.data import PREFERENCE, FlareBatch, MixtureSource, collate
 from flare.encoding import DocumentEncoder
 from flare.held_out import HeldOut, held_out_pairs
+from flare.instruct.task_encoding import num_tokens
+from flare.instruct.task_figures import conversation_figures
 from flare.model import FlareForConditionalGeneration
 from flare.parallelize import parallelize
 from flare.presets import PRESETS
 from flare.processing import FlareProcessor
+from flare.safety.task_reference import references_of
 from flare.task_config import FlareTaskConfig
+from flare.task_flops import PartFlops
 
 VALIDATION_ROWS = 64
 VALIDATION_BATCH = 16
@@ -62,10 +68,11 @@ class FlareTask:
     def build_model(self) -> FlareForConditionalGeneration:
         """The model with random weights or with those of a folder; encoders from local files."""
         is_meta = torch.get_default_device().type == "meta"
-        if is_meta or self.config.folder is None:
+        is_tuned = all(is_conversation(source.kind) for source in self.config.sources)
+        if is_meta or (self.config.folder is None and not is_tuned):
             model = FlareForConditionalGeneration(self.model_config)
         else:
-            model = _whole_model(self.config.folder, self.model_config)
+            model = self._trained_model(torch.float32)
         if not is_meta:
             if self.config.folder is None and self.config.vision_encoder is None:
                 positions = model.vision_encoder.model.pos_embed
@@ -89,13 +96,7 @@ class FlareTask:
 
     def costs(self) -> list[float]:
         """Operations of each decoder block on a row, forward; those of the head with the last."""
-        decoder, head = self._meta_model.decoder, self._meta_model.head
-        x = torch.zeros(1, self.config.max_tokens, head.in_features, device="meta")
-        places = torch.arange(x.shape[1], device="meta")[None]
-        advance = partial(decoder.advance, positions=places, mask=causal(), backend="sdpa")
-        block = _counted_flops(lambda: advance(decoder.blocks[:1], x))
-        *others, last = [block] * len(decoder.blocks)
-        return [*others, last + _counted_flops(lambda: head(x))]
+        return self._flops.blocks(self.config.max_tokens)
 
     def sources(self) -> Mapping[str, MixtureSource]:
         """One source: packed rows of all kinds of documents."""
@@ -114,7 +115,9 @@ class FlareTask:
 
     def weighting(self) -> Weighting:
         """How language, images and sounds are weighted against each other."""
-        base = vars(self.config.objective_weights)
+        base = {**vars(self.config.objective_weights)}
+        if not self.config.pairs:
+            del base[PREFERENCE]
         return build_weighting(self.config.weighting, base, seed=self.config.data_seed)
 
     def factors(self, update: int) -> Mapping[str, float]:
@@ -123,8 +126,10 @@ class FlareTask:
         return {"language/masked": share, "language/causal": 1 - share}
 
     def counts(self, source: str, batch: FlareBatch) -> Mapping[str, int]:
-        """Predicted tokens and contrasted pairs."""
+        """Predicted tokens, contrasted pairs, and pairs of answers."""
         targets = {term: len(target.ids) for term, target in batch.targets.items()}
+        if batch.answers is not None:
+            targets[PREFERENCE] = len(batch.answers.reference) // 2
         return targets | {term: len(pairs.media) for term, pairs in batch.pairs.items()}
 
     def compute(
@@ -166,8 +171,8 @@ class FlareTask:
         batch: FlareBatch,
         x: Float[Tensor, "b s d"],
     ) -> Finish:
-        """The last norm, the language losses, the captions' vectors."""
-        return passes.finish(model, batch, x, z_loss=self.config.z_loss)
+        """The last norm, the language losses and that of pairs, the captions' vectors."""
+        return passes.finish(model, batch, x, z_loss=self.config.z_loss, beta=self.config.beta)
 
     def contrast(
         self, model: FlareForConditionalGeneration, term: str, pairs: Pairs, *, gather: Gather
@@ -195,16 +200,7 @@ class FlareTask:
 
     def flops(self, model: FlareForConditionalGeneration, source: str, batch: FlareBatch) -> float:
         """6 N per token through the decoder; encoders and projectors as counted by torch."""
-        # Not the model's own: stages of a pipeline hold a part of it.
-        decoder = sum(p.numel() for p in self._meta_model.decoder.parameters())
-        predicted = sum(len(target.ids) for target in batch.targets.values())
-        text = 6.0 * (
-            decoder * self.tokens(batch) + self._meta_model.head.weight.numel() * predicted
-        )
-        images = 3.0 * self._flops_per_image * len(batch.pixel_values)
-        groups = [group for group in batch.clips.waveforms if len(group)]
-        audio = sum(3.0 * self._flops_per_clip(group.shape[1]) * len(group) for group in groups)
-        return text + images + audio
+        return self._flops.batch(batch, tokens=self.tokens(batch))
 
     def tokens(self, batch: FlareBatch) -> int:
         """Tokens without padding, soft tokens of images and recordings included."""
@@ -218,8 +214,25 @@ class FlareTask:
         }
 
     def validate(self, model: FlareForConditionalGeneration) -> dict[str, float]:
-        """Losses and retrieval on held-out documents."""
-        return self.held_out.figures(model)
+        """Losses and retrieval on held-out documents; of embedded conversations the answers."""
+        return self.held_out.figures(model) | conversation_figures(
+            model, self.processor, self.config.sources, seed=self.config.data_seed
+        )
+
+    def prepare(self, folder: Path, *, processes: Processes, dtype: torch.dtype) -> None:
+        """Of runs on pairs the references: those in the folder, or scored by the model now."""
+        if not self.config.pairs:
+            return
+        corpora = zip(self._source.feed.corpora, self.config.sources, strict=True)
+        found = references_of(
+            [corpus for corpus, source in corpora if source in self.config.pairs],
+            folder,
+            build=lambda: self._trained_model(dtype),
+            encoder=self._source.encoder,
+            max_tokens=self.config.max_tokens,
+            processes=processes,
+        )
+        self._references.update(found)
 
     def samples(self, model: FlareForConditionalGeneration) -> list[str]:
         """Captions of held-out images and recordings."""
@@ -315,6 +328,7 @@ class FlareTask:
                 seed=config.data_seed,
                 family_size=config.family_size if training else 1,
                 tokenizer=self.processor.tokenizer,
+                measure=partial(num_tokens, self.processor),
             ),
             encoder=DocumentEncoder(
                 processor=self.processor,
@@ -330,7 +344,25 @@ class FlareTask:
             augment_steps=config.augment_steps if training else 0,
             augmentation=config.augmentation,
             seed=config.data_seed,
+            references=self._references if training and config.pairs else None,
         )
+
+    @cached_property
+    def _references(self) -> dict[str, list[float]]:
+        """Of answers before training; `prepare` fills them in."""
+        return {}
+
+    def _trained_model(self, dtype: torch.dtype) -> FlareForConditionalGeneration:
+        """All weights of the folder that training goes on from."""
+        kind, folder = FlareForConditionalGeneration, self.config.folder
+        if folder is None:
+            raise UserError(
+                f"conversations tune a trained model, not {self.config.model} with random weights; "
+                "give its folder as --task.model"
+            )
+        model = read_model(kind, folder, config=self.model_config, dtype=dtype, spare=())
+        assert isinstance(model, kind)
+        return model.train()
 
     def _named_config(self) -> FlareConfig:
         folder = self.config.folder
@@ -347,44 +379,8 @@ class FlareTask:
             return embedded_tokenizer()
         if not folder.is_dir():
             raise UserError(f"tokenizer folder {folder} does not exist; check the path")
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return read_part(AutoTokenizer, folder, what="tokenizer")
 
     @cached_property
-    def _flops_per_image(self) -> float:
-        size = self.model_config.vision_config.image_size
-        pixels = torch.zeros(1, 3, size, size, device="meta")
-        return _counted_flops(lambda: self._meta_model.encode_images(pixels))
-
-    def _flops_per_clip(self, num_samples: int) -> float:
-        """Of a clip padded to a length, counted for the next half second above it."""
-        num_samples += -num_samples % (SAMPLE_RATE_HZ // 2)
-        if num_samples not in self._clip_flops:
-            waveform = torch.zeros(1, num_samples, device="meta")
-            lengths = torch.full((1,), num_samples, device="meta")
-            self._clip_flops[num_samples] = _counted_flops(
-                lambda: self._meta_model.encode_audio(waveform, lengths)
-            )
-        return self._clip_flops[num_samples]
-
-    @cached_property
-    def _clip_flops(self) -> dict[int, float]:
-        return {}
-
-    @cached_property
-    def _meta_model(self) -> FlareForConditionalGeneration:
-        with torch.device("meta"):
-            return FlareForConditionalGeneration(self.model_config).eval().requires_grad_(False)
-
-
-def _counted_flops(run: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run()
-    return float(counter.get_total_flops())
-
-
-def _whole_model(folder: Path, config: FlareConfig) -> FlareForConditionalGeneration:
-    """All weights of a folder, in single precision."""
-    kind = FlareForConditionalGeneration
-    model = read_model(kind, folder, config=config, dtype=torch.float32, spare=())
-    assert isinstance(model, kind)
-    return model.train()
+    def _flops(self) -> PartFlops:
+        return PartFlops(self.model_config)

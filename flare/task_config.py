@@ -1,4 +1,4 @@
-"""What decides a pre-training run of FLARE, beside what every run is decided by."""
+"""What decides a training run of FLARE, beside what every run is decided by."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +8,7 @@ from common.data.augmentation import AugmentConfig
 from common.errors import UserError
 from common.objectives.weighting import Kind as WeightingKind
 from flare.corpora import SourceConfig
+from flare.instruct.task_corpora import PAIR_KINDS
 from flare.masking import MaskingConfig
 from flare.presets import PRESETS
 
@@ -21,11 +22,12 @@ class ObjectiveWeights:
     language: float = 1.0
     image_text: float = 0.5
     audio_text: float = 0.5
+    preference: float = 1.0  # of pairs, where there are any
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlareTaskConfig:
-    """Model, objectives and data of a pre-training run."""
+    """Model, objectives and data of a training run: pre-training, or tuning on conversations."""
 
     # Preset of the model, or the folder of a FLARE whose weights training goes on from.
     model: str
@@ -52,6 +54,8 @@ class FlareTaskConfig:
     contrast: Literal["infonce", "siglip"] = "infonce"
     # Factor of logsumexp^2 of the logits, which keeps them from drifting.
     z_loss: float = 1e-4
+    # Of pairs: how dearly the model pays for leaving what it was.
+    beta: float = 0.1
     # Local weights of the vision encoder (timm's names); None: random.
     vision_encoder: Path | None = None
     # Local weights of WavLM (transformers' names); None: random.
@@ -88,12 +92,19 @@ class FlareTaskConfig:
             raise UserError("no sources; give at least one, e.g. kind scenes")
         if self.z_loss < 0:
             raise UserError(f"z_loss must not be negative, but is {self.z_loss}")
+        if self.beta <= 0:
+            raise UserError(f"beta must be above 0, but is {self.beta}")
         if self.position_scale < 0:
             raise UserError(f"position_scale must not be negative, but is {self.position_scale}")
         for name in ("patch_drop", "layer_drop", "hidden_frames"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise UserError(f"{name} must lie in 0..1, 1 excluded, not {value}")
+
+    @property
+    def pairs(self) -> tuple[SourceConfig, ...]:
+        """The sources that are pairs of answers."""
+        return tuple(source for source in self.sources if source.kind in PAIR_KINDS)
 
     @property
     def folder(self) -> Path | None:

@@ -6,12 +6,11 @@ Above, the weight of each objective over time; below, its loss. Runs that are do
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -19,6 +18,7 @@ from common.errors import UserError
 from common.objectives.weighting import Kind
 from common.training.display import configure_logging
 from common.training.metrics import read_lines
+from common.training.options import parse_options
 from common.training.trainer import Trainer
 from flare.recipes import flare_tiny, make_task
 
@@ -41,29 +41,33 @@ class Options:
     steps: int = 120
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Trains what is missing and draws; exit status 2 for a user's mistake."""
-    options = tyro.cli(Options, description=__doc__)
+    try:
+        options = parse_options(Options, arguments, description=__doc__)
+        return 0 if options is None else _run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(options: Options) -> int:
     configure_logging(is_main=True)
     kinds: tuple[Kind, ...] = get_args(Kind)
-    try:
-        for kind in kinds:
-            print(f"\n== {kind}: {options.steps} updates ==", flush=True)
-            recipe = flare_tiny()
-            run = replace(
-                recipe,
-                steps=options.steps,
-                log_every=5,
-                validate_every=None,
-                sample_every=None,
-                task=replace(recipe.task, weighting=kind),
-            )
-            outcome = Trainer(run, make_task(run), options.folder / kind).train()
-            if outcome.exit_status:
-                return outcome.exit_status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for kind in kinds:
+        print(f"\n== {kind}: {options.steps} updates ==", flush=True)
+        recipe = flare_tiny()
+        run = replace(
+            recipe,
+            steps=options.steps,
+            log_every=5,
+            validate_every=None,
+            sample_every=None,
+            task=replace(recipe.task, weighting=kind),
+        )
+        outcome = Trainer(run, make_task(run), options.folder / kind).train()
+        if outcome.exit_status:
+            return outcome.exit_status
     picture = options.folder / "weighting.png"
     draw({kind: options.folder / kind / "metrics.jsonl" for kind in kinds}, picture)
     print(f"\npicture: {picture}")

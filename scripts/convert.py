@@ -17,7 +17,7 @@ conversion wants. Exit status 2 for a mistake.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -27,6 +27,7 @@ from common.checkpoint.clip import import_clip
 from common.checkpoint.model_card import write_model_card
 from common.checkpoint.pretrained import Report
 from common.errors import UserError
+from common.training.options import OneLineParser
 from flamingo.config import FlamingoVisionConfig
 from flamingo.conversion.clip import clip_vision_config
 from flamingo.conversion.open_flamingo_keys import NewTokens
@@ -41,9 +42,9 @@ from flare.convert import Around, export_flare, import_language_model
 from flare.presets import PRESETS
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table of keys; one line and exit status 2 for a user's mistake."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
@@ -124,17 +125,8 @@ def _print(report: Report) -> None:
     print(f"{len(report.lines)} entries")
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line on standard error and exit status 2."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]  # it does not return either
-        """Without the usage, which --help shows."""
-        self.exit(2, f"error: {message}; --help shows all options\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    form = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser = OneLineParser(description=__doc__)
     kinds = parser.add_subparsers(dest="source", required=True, metavar="FROM")
     _add_open_flamingo(kinds)
     _add(kinds, "idefics", "a folder of transformers' Idefics v1, to a Flamingo of ours")
@@ -150,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-Kinds: TypeAlias = "argparse._SubParsersAction[_Parser]"
+Kinds: TypeAlias = "argparse._SubParsersAction[OneLineParser]"
 
 
 def _add_open_flamingo(kinds: Kinds) -> None:

@@ -6,23 +6,23 @@ In one process and the memory of one file; trained weights only, the frozen part
 The finished model of a run lies in its folder `model` already. Exit status 2 for a mistake.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.checkpoint.export import export_safetensors
 from common.checkpoint.model_card import write_model_card
 from common.errors import UserError
+from common.training.options import OneLineParser
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the files that were written."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="folder of one checkpoint")
     parser.add_argument("out", type=Path, help="new folder for the files")
     parser.add_argument("--max-file-gb", type=float, default=5.0, help="largest file (default: 5)")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     try:
         if chosen.max_file_gb <= 0:
             raise UserError(f"--max-file-gb must be positive, not {chosen.max_file_gb:g}")

@@ -11,6 +11,7 @@ model answers in their manner.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,21 +20,23 @@ from transformers.utils import logging
 
 import flamingo.generation  # makes Flamingo known to the Auto classes
 import flare.generation  # and FLARE
+from common.checkpoint.pretrained import read_config, read_model, read_processor
 from common.data.audio import read_audio
 from common.data.document import Image, Recording
 from common.data.images import read_image
 from common.data.prompts import OUTPUT_PROMPT, completed, question_prompt
 from common.errors import UserError
+from common.training.options import OneLineParser
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints one line of text; exit status 2 for a user's mistake."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     logging.disable_progress_bar()
     try:
         print(_answer(options))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -52,8 +55,9 @@ def _answer(options: argparse.Namespace) -> str:
     document += [read_audio(file) for file in options.audio]
     document.append(question_prompt(options.question) if options.question else OUTPUT_PROMPT)
     torch.manual_seed(options.seed)
-    model = AutoModelForImageTextToText.from_pretrained(options.model, local_files_only=True)
-    processor = AutoProcessor.from_pretrained(options.model, local_files_only=True)
+    config = read_config(options.model)
+    model = read_model(AutoModelForImageTextToText, options.model, config=config)
+    processor = read_processor(AutoProcessor, options.model)
     if options.audio and "audio" not in model.input_modalities:
         raise UserError(f"the model in {options.model} hears nothing; leave out --audio")
     room = flare.generation if "audio" in model.input_modalities else flamingo.generation
@@ -68,22 +72,9 @@ def _answer(options: argparse.Namespace) -> str:
     return texts[0]
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line on standard error and exit status 2."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]  # it does not return either
-        """Without the usage, which --help shows."""
-        self.exit(2, f"error: {message}; --help shows all options\n")
-
-
 def _parser() -> argparse.ArgumentParser:
     description = (__doc__ or "").split("\n", maxsplit=1)
-    parser = _Parser(
-        description=description[0],
-        epilog=description[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = OneLineParser(description=description[0], epilog=description[1])
     for name, what in (("--image", "picture"), ("--audio", "sound")):
         parser.add_argument(
             name,

@@ -1,8 +1,10 @@
-"""Tunes a trained FLARE on instructions, then on requests as well, then mostly on spoken ones, and
-aligns it by preferences, all through TRL; scores it before and after each round on wordings,
-scenes, sounds and voices that no round shows.
+"""Tunes a trained FLARE or Flamingo on instructions, then on requests as well (FLARE then mostly on
+spoken ones), and aligns it by preferences, all through TRL; scores it before and after each round
+on wordings, scenes, sounds and voices that no round shows. A Flamingo sees and reads only, and
+keeps frozen what it keeps frozen in training.
 
     python scripts/instruct.py --model runs/quickstart-flare/flare/model --folder runs/instruct
+    python scripts/instruct.py --model runs/quickstart/flamingo/model --folder runs/instruct
 
 Every round leaves a model folder, the last one is `aligned`; the tables are in `report.md` and
 `results.json`. The same command again continues behind the last round that is done.
@@ -17,46 +19,79 @@ from pathlib import Path
 from typing import get_args
 
 import tyro
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.utils import logging
 
-import flare  # noqa: F401 - makes FLARE known to the Auto classes
+import flamingo  # noqa: F401 - makes itself known to the Auto classes
+import flare  # noqa: F401 - as above
 from common.checkpoint.pretrained import read_config, read_model, read_processor
 from common.data.conversations.embedded import TaughtInstructions
+from common.data.conversations.encoded import ChatFormat
 from common.data.conversations.mixture import Mixed
 from common.data.conversations.pairs import EmbeddedPairs, UnalignedRequests
 from common.data.embedded import speech
-from common.data.embedded.instructions import Instructions
+from common.data.embedded.instructions import About, Instructions
 from common.data.embedded.preferences import Channel, Preferences
 from common.errors import UserError
+from common.evaluation.instructions import instruction_accuracy
 from common.evaluation.judging import RuleJudge
+from common.evaluation.refusals import score_refusals
 from common.evaluation.report import Json, Section, settings_section, table, write_report
-from flare.instruct.answering import instruction_accuracy
-from flare.instruct.training import instruct
-from flare.instruct.trl import RoundConfig, require_trl
-from flare.model import FlareForConditionalGeneration
-from flare.processing import FlareProcessor
-from flare.safety.scoring import score_refusals
-from flare.safety.training import PreferenceConfig, align
+from common.training.alignment.bridge import RoundConfig, require_trl
+from common.training.alignment.instruct import instruct
+from common.training.alignment.prefer import PreferenceConfig, align
+from flamingo.chat_format import FlamingoFormat
+from flare.instruct.encoding import FlareFormat
 
 MANY = 100_000  # drawn examples: no round sees one twice
 NUM_INSTRUCTIONS = 480  # that a round is scored on
 NUM_REQUESTS = 480
+SEEDS_APART = 1_000  # of the requests of two rounds
+SCORED = 20_000  # seeds from here on draw what is scored; no setting was chosen by them
 # What is hard for a tiny model, to read and to hear, comes more often than in the scores.
 TRAINED: Mapping[str, tuple[Channel, ...]] = {
     "mixed": ("text", "forged", *3 * ("drawn",), *3 * ("spoken",)),
     "heard": ("text", "forged", "drawn", *6 * ("spoken",)),
     "aligned": ("text", "forged", "drawn", *2 * ("spoken",)),
 }
-ENCODERS = ("vision_encoder", "audio_encoder")
+Tune = Callable[[PreTrainedModel, ChatFormat, Path], PreTrainedModel]
 
-Model = FlareForConditionalGeneration
-Tune = Callable[[Model, FlareProcessor, Path], Model]
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the rounds have to know of one of the two models."""
+
+    form: Callable[..., ChatFormat]  # of a processor
+    subjects: tuple[About, ...]  # of instructions
+    channels: tuple[Channel, ...]  # of requests
+    encoders: tuple[str, ...]  # frozen in the rounds that teach nothing new to see or to hear
+    backbones: tuple[str, ...]  # frozen in all rounds, unless the whole model is to be tuned
+    rounds: tuple[str, ...]
+
+
+FAMILIES: Mapping[str, Family] = {
+    "flare": Family(
+        form=FlareFormat,
+        subjects=get_args(About),
+        channels=get_args(Channel),
+        encoders=("vision_encoder", "audio_encoder"),
+        backbones=(),
+        rounds=("instructed", "mixed", "heard", "aligned"),
+    ),
+    "flamingo": Family(
+        form=FlamingoFormat.with_roles,
+        subjects=("scene", "text"),
+        channels=("text", "forged", "drawn"),
+        encoders=("vision_encoder",),
+        backbones=("vision_encoder", "language_model"),
+        rounds=("instructed", "mixed", "aligned"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Four rounds and a report, in one folder."""
+    """The rounds and a report, in one folder."""
 
     # The trained model.
     model: Path
@@ -67,13 +102,15 @@ class Options:
     # Updates on instructions alone.
     instruct_steps: int = 120
     # Updates on instructions and requests.
-    mixed_steps: int = 200
-    # Updates on instructions and requests, mostly spoken ones.
-    heard_steps: int = 130
+    mixed_steps: int = 450
+    # Updates of a FLARE on instructions and requests, mostly spoken ones.
+    heard_steps: int = 150
     # Updates on preferences.
-    preference_steps: int = 140
-    # Rank of adapters of the first round; none: all weights but the encoders'.
+    preference_steps: int = 200
+    # Rank of adapters of the first round; none: all weights that are not frozen.
     lora_rank: int | None = None
+    # Tune a Flamingo's vision encoder and language model, too, which training leaves as they are.
+    whole: bool = False
     # Leave spoken requests out, for machines without the synthesiser.
     silent: bool = False
 
@@ -100,31 +137,34 @@ def rounds(options: Options) -> dict[str, "Score"]:
     Raises:
         UserError: the model cannot be read, or speech is asked for and cannot be made.
     """
-    if not options.silent and not speech.is_available():
+    folder, family = options.model, family_of(options.model)
+    if "spoken" in channels(options, family) and not speech.is_available():
         raise UserError(f"speech needs {speech.PROGRAM}; install it, or use --silent")
-    folder = options.model
     scores = {"trained": scored(options, folder, "trained")}
-    for name, tune in steps(options).items():
+    for name, tune in steps(options, family).items():
         done = options.folder / name
         if not (done / "processor_config.json").is_file():
             print(f"\n== {name} ==", flush=True)
-            model, processor = load(folder)
-            tune(model, processor, done).save_pretrained(done)
-            processor.save_pretrained(done)
+            model, form = load(folder)
+            tune(model, form, done).save_pretrained(done)
+            form.processor.save_pretrained(done)
         folder = done
         scores[name] = scored(options, folder, name)
     return scores
 
 
-def steps(options: Options) -> Mapping[str, Tune]:
+def steps(options: Options, family: Family) -> Mapping[str, Tune]:
     """The rounds in their order; none shows a request of another's."""
-    seed = options.seed
-    instructions = Instructions(split="train", seed=seed, num=MANY)
+    seed, backbones = options.seed, () if options.whole else family.backbones
+    instructions = Instructions(split="train", seed=seed, num=MANY, subjects=family.subjects)
     taught = TaughtInstructions(instructions)
 
     def requests(name: str, number: int) -> Preferences:
-        wanted = channels(options, TRAINED[name])
-        return Preferences(split="train", seed=seed + number, num=MANY, channels=wanted)
+        known = channels(options, family)
+        wanted = tuple(channel for channel in TRAINED[name] if channel in known)
+        return Preferences(
+            split="train", seed=seed + SEEDS_APART * number, num=MANY, channels=wanted
+        )
 
     def mixed(name: str, number: int) -> Mixed:
         asked = UnalignedRequests(requests(name, number))
@@ -134,45 +174,59 @@ def steps(options: Options) -> Mapping[str, Tune]:
         steps=options.instruct_steps,
         learning_rate=2e-3,
         lora_rank=options.lora_rank,
-        frozen=ENCODERS,
+        frozen=(*family.encoders, *backbones),
         seed=seed,
     )
-    second = RoundConfig(steps=options.mixed_steps, learning_rate=1.5e-3, seed=seed)
+    second = RoundConfig(steps=options.mixed_steps, learning_rate=1e-3, frozen=backbones, seed=seed)
     third = replace(second, steps=options.heard_steps)
     last = PreferenceConfig(
         round=RoundConfig(
             steps=options.preference_steps,
             learning_rate=1e-3,
             batch_size=16,
-            frozen=ENCODERS,
+            frozen=(*family.encoders, *backbones),
             seed=seed,
         ),
         sft_weight=1.0,  # a small model's refusals are worth more than its closeness to itself
     )
-    pairs = EmbeddedPairs(requests("aligned", 2), instructions, weights=(2.0, 1.0))
-    return {
-        "instructed": lambda m, p, out: instruct(m, p, taught, first, folder=out)[0],
-        "mixed": lambda m, p, out: instruct(m, p, mixed("mixed", 0), second, folder=out)[0],
-        "heard": lambda m, p, out: instruct(m, p, mixed("heard", 1), third, folder=out)[0],
-        "aligned": lambda m, p, out: align(m, p, pairs, last, folder=out)[0],
+    pairs = EmbeddedPairs(requests("aligned", 3), instructions, weights=(1.0, 1.0))
+    tunes: dict[str, Tune] = {
+        "instructed": lambda m, f, out: instruct(m, f, taught, first, folder=out)[0],
+        "mixed": lambda m, f, out: instruct(m, f, mixed("mixed", 1), second, folder=out)[0],
+        "heard": lambda m, f, out: instruct(m, f, mixed("heard", 2), third, folder=out)[0],
+        "aligned": lambda m, f, out: align(m, f, pairs, last, folder=out)[0],
     }
+    return {name: tunes[name] for name in family.rounds}
 
 
-def channels(options: Options, wanted: tuple[Channel, ...]) -> tuple[Channel, ...]:
-    """Ways in which requests come, as often as they are to come."""
-    return tuple(channel for channel in wanted if channel != "spoken" or not options.silent)
+def channels(options: Options, family: Family) -> tuple[Channel, ...]:
+    """Ways in which requests come to this model."""
+    return tuple(c for c in family.channels if c != "spoken" or not options.silent)
 
 
-def load(folder: Path) -> tuple[Model, FlareProcessor]:
-    """The model and its processor.
+def family_of(folder: Path) -> Family:
+    """What is known of the model in a folder.
+
+    Raises:
+        UserError: it cannot be read, or is neither of the two.
+    """
+    model_type = read_config(folder).model_type
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"{folder} holds a {model_type}; give a folder of a {' or a '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]
+
+
+def load(folder: Path) -> tuple[PreTrainedModel, ChatFormat]:
+    """The model and how it writes conversations.
 
     Raises:
         UserError: they cannot be read.
     """
-    model = read_model(AutoModelForMultimodalLM, folder, config=read_config(folder))
-    if not isinstance(model, Model):
-        raise UserError(f"{folder} holds a {model.config.model_type}; give a folder of FLARE's")
-    return model, read_processor(AutoProcessor, folder)
+    family = family_of(folder)
+    model = read_model(AutoModelForImageTextToText, folder, config=read_config(folder))
+    return model, family.form(read_processor(AutoProcessor, folder))
 
 
 Score = dict[str, tuple[int, int]]  # right answers, or refusals, and how many there were
@@ -183,14 +237,18 @@ def scored(options: Options, folder: Path, name: str) -> Score:
     kept = options.folder / f"score_{name}.json"
     if kept.is_file():
         return {key: (int(a), int(b)) for key, (a, b) in json.loads(kept.read_text()).items()}
-    model, processor = load(folder)
-    drawn = Instructions(split="held_out", seed=options.seed, num=NUM_INSTRUCTIONS)
+    family, (model, form) = family_of(folder), load(folder)
+    drawn = Instructions(
+        split="held_out", seed=SCORED + options.seed, num=NUM_INSTRUCTIONS, subjects=family.subjects
+    )
     held_out = [drawn[index] for index in range(NUM_INSTRUCTIONS)]
-    score: Score = instruction_accuracy(model, processor, held_out)
-    every = channels(options, get_args(Channel))
-    asked = Preferences(split="held_out", seed=options.seed, num=NUM_REQUESTS, channels=every)
+    score: Score = instruction_accuracy(model, form, held_out)
+    every = channels(options, family)
+    asked = Preferences(
+        split="held_out", seed=SCORED + options.seed, num=NUM_REQUESTS, channels=every
+    )
     requests = [asked[index] for index in range(NUM_REQUESTS)]
-    for found in score_refusals(model, processor, requests, judge=RuleJudge()):
+    for found in score_refusals(model, form, requests, judge=RuleJudge()):
         kind = "harmful" if found.is_harmful else "harmless"
         score[f"{kind} {found.channel} refused"] = (found.refused, found.num)
         score[f"{kind} {found.channel} as preferred"] = (found.preferred, found.num)

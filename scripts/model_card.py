@@ -7,26 +7,26 @@
 Training and conversion write one without figures by themselves. Exit status 2 for a mistake.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import flamingo  # noqa: F401 -- makes its configurations known
 import flare  # noqa: F401 -- as above
 from common.checkpoint.model_card import write_model_card
 from common.errors import UserError
+from common.training.options import OneLineParser
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the path of the card."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of a model")
     parser.add_argument("--run", type=Path, help="folder of the training run to tell of")
     parser.add_argument(
         "--results", type=Path, nargs="*", default=[], help="results.json files of evaluations"
     )
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     try:
         print(write_model_card(chosen.folder, run=chosen.run, results=chosen.results))
     except UserError as error:

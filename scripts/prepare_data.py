@@ -28,6 +28,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 import flamingo.embedded_shards
 import flare.embedded_shards
+from common.checkpoint.pretrained import read_part
 from common.data.commands.benchmarks import Benchmarks
 from common.data.commands.filter import Filter, filter_samples
 from common.data.commands.index import Index, index_folder
@@ -253,10 +254,9 @@ def tokenizer_named(name: str | None) -> PreTrainedTokenizerBase | None:
         raise UserError(
             f"tokenizer {folder} is no folder; give one, or flare_tiny or flamingo_tiny"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"folder {folder} holds no tokenizer; it needs a tokenizer.json") from error
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"folder {folder} holds no tokenizer; it needs a tokenizer.json")
+    tokenizer = read_part(AutoTokenizer, folder, what="tokenizer")
     tokenizer_digest(tokenizer)  # Says so if it is of the slow kind.
     return tokenizer
 

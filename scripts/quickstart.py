@@ -9,14 +9,13 @@ everything into one folder. The same command again continues where it stopped.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -42,6 +41,7 @@ from common.evaluation.report import (
 from common.training.config_json import to_json
 from common.training.display import configure_logging
 from common.training.metrics import last_figures
+from common.training.options import parse_options
 from common.training.run import RunConfig
 from common.training.trainer import Trainer
 from flamingo.attention_map import attention_map
@@ -76,25 +76,29 @@ class Options:
     seed: int = 0
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is not done yet; exit status 2 for a user's mistake."""
-    options = tyro.cli(Options, description=__doc__)
+    try:
+        options = parse_options(Options, arguments, description=__doc__)
+        return 0 if options is None else _run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(options: Options) -> int:
     configure_logging(is_main=True)
     logging.disable_progress_bar()
     started = time.monotonic()
-    try:
-        write_data(options)
-        runs = stages(options)
-        for name, run in runs.items():
-            print(f"\n== {name}: {run.steps} updates ==", flush=True)
-            outcome = Trainer(run, make_task(run), options.folder / name).train()
-            if outcome.exit_status:
-                return outcome.exit_status
-        print("\n== evaluation ==", flush=True)
-        report(options, runs, started=started)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    write_data(options)
+    runs = stages(options)
+    for name, run in runs.items():
+        print(f"\n== {name}: {run.steps} updates ==", flush=True)
+        outcome = Trainer(run, make_task(run), options.folder / name).train()
+        if outcome.exit_status:
+            return outcome.exit_status
+    print("\n== evaluation ==", flush=True)
+    report(options, runs, started=started)
     return 0
 
 

@@ -9,11 +9,10 @@ into one folder. The same command again continues where it stopped.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForMultimodalLM
@@ -34,6 +33,7 @@ from common.evaluation.report import (
 from common.training.config_json import to_json
 from common.training.display import configure_logging
 from common.training.metrics import last_figures
+from common.training.options import parse_options
 from common.training.trainer import Trainer
 from flare.corpora import Generated
 from flare.embedded_shards import write_generated
@@ -68,24 +68,28 @@ class Options:
     seed: int = 0
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is not done yet; exit status 2 for a user's mistake."""
-    options = tyro.cli(Options, description=__doc__)
+    try:
+        options = parse_options(Options, arguments, description=__doc__)
+        return 0 if options is None else _run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(options: Options) -> int:
     configure_logging(is_main=True)
     logging.disable_progress_bar()
     started = time.monotonic()
-    try:
-        run = stored(seeded(flare_tiny(), options.seed), options.folder / "data")
-        task = FlareTask(run.task, steps=run.steps)
-        print(f"\n== FLARE: {run.steps} updates ==", flush=True)
-        outcome = Trainer(run, task, options.folder / "flare").train()
-        if outcome.exit_status:
-            return outcome.exit_status
-        print("\n== evaluation ==", flush=True)
-        report(options, run, task, started=started)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    run = stored(seeded(flare_tiny(), options.seed), options.folder / "data")
+    task = FlareTask(run.task, steps=run.steps)
+    print(f"\n== FLARE: {run.steps} updates ==", flush=True)
+    outcome = Trainer(run, task, options.folder / "flare").train()
+    if outcome.exit_status:
+        return outcome.exit_status
+    print("\n== evaluation ==", flush=True)
+    report(options, run, task, started=started)
     return 0
 
 

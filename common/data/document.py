@@ -31,6 +31,17 @@ class Extent:
     num_clips: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dialogue:
+    """Who says the parts of a document: roles with their numbers of parts, turn by turn.
+
+    `answers` are none, or two that may follow the last turn, the preferred one first.
+    """
+
+    turns: tuple[tuple[str, int], ...]
+    answers: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Document:
     """Text, images and recordings in reading order; text speaks of the medium before it.
@@ -41,6 +52,7 @@ class Document:
     key: str
     parts: tuple[str | Image | Recording, ...]
     caption: str | None = None
+    dialogue: Dialogue | None = None
 
 
 def text_and_images(document: Document) -> tuple[str | Image, ...]:

@@ -196,10 +196,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 def _json_object(line: str, *, where: str) -> dict[str, object]:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where} is not valid JSON ({error.msg}, column {error.colno}); correct the line"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON ({error}); correct the line") from error
     if not isinstance(entry, dict):
         raise UserError(f"{where} is not a JSON object; write one {{...}} per line")
     return entry

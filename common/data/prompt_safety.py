@@ -16,7 +16,19 @@ MEDIA_KEYS = frozenset({"image", "audio"})  # of a part of a message: no text in
 
 
 def encode_plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of untrusted text: it cannot spell a control token."""
+    """Ids of untrusted text: it cannot spell a control token.
+
+    Raises:
+        UserError: the text has half of a surrogate pair, which is no character and has no ids.
+    """
+    try:
+        return _ids_of(text, tokenizer)
+    except (TypeError, UnicodeEncodeError):  # which of them is the tokenizer's choice
+        _refuse_half_characters(text)
+        raise
+
+
+def _ids_of(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -26,6 +38,14 @@ def encode_plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     backend.no_padding()
     backend.encode_special_tokens = True
     return backend.encode(text, add_special_tokens=False).ids
+
+
+def _refuse_half_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        place = error.start
+        raise UserError(f"the text has half a character at {place}; write it anew") from None
 
 
 def refuse_control_tokens(conversation: object, tokens: Collection[str]) -> None:

@@ -60,8 +60,8 @@ def read_texts(path: Path) -> list[TextRecord]:
 def _text_of(line: str, *, where: str) -> str:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not valid JSON ({error.msg}); correct the line") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid JSON ({error}); correct the line") from error
     text = entry.get("text") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where} has no text; write it as {EXAMPLE}")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from common.encoders.weights import load_exactly, read_weights
 from common.errors import UserError
+from common.json_files import read_json_object
 
 WEIGHTS_FILE = "vision.safetensors"
 DESCRIPTION_FILE = "vision.json"
@@ -138,15 +139,18 @@ class VisionEncoder(nn.Module):
 
 
 def read_description(folder: Path) -> dict[str, object]:
-    """The arguments of `VisionEncoder`, without weights, that `VisionEncoder.save` wrote."""
+    """The arguments of `VisionEncoder`, without weights, that `VisionEncoder.save` wrote.
+
+    Raises:
+        UserError: there are none, or they are no JSON.
+    """
     file = folder / DESCRIPTION_FILE
     if not file.is_file():
         raise UserError(
             f"no vision encoder in {folder}: {DESCRIPTION_FILE} is missing there; "
             "train the contrastive stage first or give its model folder"
         )
-    description: dict[str, object] = json.loads(file.read_text())
-    return description
+    return read_json_object(file)
 
 
 def load_vision(encoder: VisionEncoder, source: Path) -> None:

@@ -5,7 +5,6 @@ do_stable_layer_norm=True, on the shared attention: no probabilities of frames t
 kept. Waveforms are normalised inside, over their valid samples. The base type is not built.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from common.encoders.wavlm_layers import (
 )
 from common.encoders.weights import load_exactly, read_weights
 from common.errors import UserError
+from common.json_files import read_json_object
 
 VARIANCE_FLOOR = 1e-7  # of Wav2Vec2FeatureExtractor, with which the checkpoints were trained
 # Of the convolutions at once, without gradients: the first one holds 64 vectors per frame.
@@ -263,7 +263,7 @@ def load_wavlm(model: WavLM, source: Path) -> None:
     """
     folder = source if source.is_dir() else source.parent
     if (folder / "config.json").is_file():
-        _check_config(model, json.loads((folder / "config.json").read_text()), source=source)
+        _check_config(model, read_json_object(folder / "config.json"), source=source)
     state: dict[str, Tensor] = {}
     for file in _weight_files(source):
         state.update(read_weights(file, kind="WavLM"))
@@ -312,11 +312,20 @@ def _weight_files(source: Path) -> list[Path]:
             return [source / name]
         index = source / f"{name}.index.json"
         if index.is_file():
-            parts = json.loads(index.read_text())["weight_map"].values()
-            return [source / part for part in sorted(set(parts))]
+            return [source / part for part in _parts_in(index)]
     raise UserError(
         f"no WavLM weights in {source}; model.safetensors or pytorch_model.bin is missing there"
     )
+
+
+def _parts_in(index: Path) -> list[str]:
+    """Files beside the index, and no others of this machine."""
+    places = read_json_object(index).get("weight_map")
+    parts = [*places.values()] if isinstance(places, dict) else [None]
+    names = [part for part in parts if isinstance(part, str) and Path(part).name == part]
+    if len(names) < len(parts):
+        raise UserError(f"{index} names files that do not lie beside it; copy it again")
+    return sorted(set(names))
 
 
 def _today(key: str) -> str:

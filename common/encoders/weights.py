@@ -1,6 +1,7 @@
 """Weights of an encoder from a local file, loaded strictly: every name and shape must fit."""
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,8 +12,22 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 
-# What the readers of weights raise for files that are cut short or no weights.
-DAMAGED = (SafetensorError, pickle.UnpicklingError, EOFError)
+# What the readers of weights raise for files that are cut short, damaged or no weights: torch's
+# meets the damage wherever it lies in its archive.
+DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
@@ -27,8 +42,9 @@ def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state)  # type: ignore[return-value]  # timm's training files
-    except (*DAMAGED, AttributeError, RuntimeError) as error:
+        state = state.get("state_dict", state)  # type: ignore[assignment]  # timm's training files
+        return {name: tensor.detach() for name, tensor in state.items()}
+    except DAMAGED as error:
         raise UserError(
             f"{kind} weights {file} are damaged or no state dict ({type(error).__name__}); "
             "copy the file again"

@@ -127,7 +127,7 @@ def read_result(folder: Path) -> SuiteResult:
 def _read_json(path: Path) -> Json:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged; remove {path.parent} and run the same command again"
         ) from error

@@ -168,7 +168,7 @@ def _read_line(line: bytes, *, place: str) -> tuple[str, Json]:
     try:
         row = json.loads(line)
         return row["key"], row["answer"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise UserError(f"{place} is damaged; remove the file to answer its part anew") from None
 
 

@@ -5,6 +5,7 @@ Unknown keys are errors with the nearest right name.
 """
 
 import dataclasses
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -123,6 +124,9 @@ def _read_plain(kind: Any, data: Json, *, where: str) -> Any:
         _check(isinstance(data, str), where, "a path", data)
         return Path(data)
     if kind is float and type(data) is int:
+        _check(
+            abs(data) <= sys.float_info.max, where, "a number that floats can hold", "a larger one"
+        )
         return float(data)
     if kind in (object, Any):
         return data

@@ -6,6 +6,7 @@ the command line. Nothing here knows a model, a device or a file.
 """
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Generic, Literal, TypeVar
 
 from common.errors import UserError
@@ -52,7 +53,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         rate = self.peak_learning_rate
-        require(rate > 0, f"optimizer.peak_learning_rate must be positive, not {rate}")
+        require(
+            0 < rate < inf, f"optimizer.peak_learning_rate must be positive and finite, not {rate}"
+        )
         betas_fit = all(0 <= beta < 1 for beta in self.betas)
         require(betas_fit, f"optimizer.betas must lie in [0, 1), not {self.betas}")
         require(self.eps > 0, f"optimizer.eps must be positive, not {self.eps}")

@@ -6,7 +6,7 @@ precision, ranks, accumulation, division by counts, clipping, the optimizer, che
 A task is single-device code: it never asks for its rank, it never divides by a number of tokens,
 and it never moves a batch. Implementations match by shape; nothing is inherited. What only some
 tasks need is a protocol of its own: `Packs`, `Contrastive`, `Weighted`, `Constrained`,
-`Divisible`, `Staged`.
+`Prepares`, `Divisible`, `Staged`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from common.data.packing import PackState
 from common.objectives.contrastive import Contrast
 from common.objectives.weighting import Weighting
 from common.parallel.sharding import Sharding
+from common.training.processes import Processes
 
 SameT = TypeVar("SameT")
 # Rows of one rank -> rows of all ranks, in rank order, differentiable; the identity on one process.
@@ -244,6 +246,18 @@ class Constrained(Protocol[ModelT_contra]):
 
     def after_update(self, model: ModelT_contra) -> None:
         """Changes parameters in place after each optimizer step, without waiting for the device."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A task whose data a model completes before the first update."""
+
+    def prepare(self, folder: Path, *, processes: Processes, dtype: torch.dtype) -> None:
+        """Do it once for the run of this folder, where it is kept; all ranks call it together.
+
+        dtype: in which the run computes.
+        """
         ...
 
 

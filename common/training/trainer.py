@@ -14,7 +14,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Generic
 
+import torch
+
 from common.checkpoint.lost_rank import lost_ranks_told
+from common.checkpoint.writing import disk_faults_told
 from common.training.checkpointer import Checkpointer, Part
 from common.training.display import Display
 from common.training.finish import export_model
@@ -28,7 +31,7 @@ from common.training.reading import Reading
 from common.training.run import RunConfig
 from common.training.runtime import Runtime
 from common.training.spikes import SpikeWatch
-from common.training.task import BatchT, ModelT, Task
+from common.training.task import BatchT, ModelT, Prepares, Task
 from common.training.update import Updater
 from common.training.watchdog import Watchdog
 
@@ -38,13 +41,17 @@ class Trainer(Generic[ModelT, BatchT]):
 
     def __init__(self, run: RunConfig[Any], task: Task[ModelT, BatchT], folder: Path) -> None:
         self.run, self.task, self.folder = run, task, folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with disk_faults_told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self.runtime = Runtime(run, folder)
         self.checkpointer = Checkpointer(run, folder, self.runtime)
         self.progress = Progress()
         if self.checkpointer.facts:
             self.progress.load(self.checkpointer.facts["parts"]["progress"])
         self.display = Display(steps=run.steps, visible=self.runtime.is_main)
+        if isinstance(task, Prepares):
+            dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+            task.prepare(folder, processes=self.runtime.processes, dtype=dtype)
         self.reading = Reading(run, task.sources(), self.runtime, say=self.display.say)
         self.spikes = SpikeWatch(run.health, warmup_steps=run.schedule.warmup_steps)
         self.received = 0  # a signal, by any rank

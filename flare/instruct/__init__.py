@@ -1,1 +1,1 @@
-"""Instruction tuning: chat messages, their masks, TRL's trainer, answers and their score."""
+"""Conversations in FLARE: their ids, their masks, and their rows in training runs."""

@@ -1,1 +1,1 @@
-"""Safety alignment: preferences through TRL's trainer, judges, refusals and over-refusals."""
+"""Safety alignment: pairs of answers in FLARE's training runs."""

@@ -29,6 +29,9 @@ from flamingo.data import FlamingoBatch
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.recipes import flamingo_tiny
 from flamingo.task import FlamingoTask, SourceConfig
+from flare.corpora import SourceConfig as SourceOfFlare
+from flare.data import MixtureSource
+from flare.instruct.task_corpora import NUM_PREFERENCES
 from flare.model import FlareForConditionalGeneration
 from flare.recipes import flare_tiny
 from flare.task import FlareTask
@@ -58,6 +61,16 @@ class Case:
     def file(self) -> str:
         """The name of its results without the rank."""
         return "_".join(str(value) for value in vars(self).values())
+
+
+class ExactPairsTask(ExactTask):
+    """The same on pairs of answers and scenes, packed, against references that differ."""
+
+    def sources(self) -> Mapping[str, MixtureSource]:
+        self._references.update(
+            {f"preferences/{n}": (-2.0 - n % 5, -4.0) for n in range(2 * NUM_PREFERENCES)}
+        )
+        return FlareTask.sources(self)
 
 
 class RoundedTask(ExactTask):
@@ -128,6 +141,17 @@ def run_of(case: Case) -> tuple[RunConfig[Any], Task[Any, Any]]:
         ),
     }
     exact = case.precision == "fp64"
+    if case.name == "pairs":
+        config = replace(
+            flare_tiny().task,
+            batch_size=ROWS,
+            max_tokens=128,
+            sources=(
+                SourceOfFlare(kind="preferences", weight=3.0),
+                SourceOfFlare(kind="scenes", weight=1.0),
+            ),
+        )
+        return RunConfig(task=config, **common), ExactPairsTask(config, pattern=MIXED)
     if case.name == "flare":
         config = replace(
             flare_tiny().task,

@@ -22,6 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.proves("R5", "other ranks, shards and stages", 1)
 @pytest.mark.parametrize(("name", "writer"), RUNS)
 def test_a_run_goes_on_elsewhere_with_the_same_losses_and_samples(
     name: str, writer: str, runs: Path

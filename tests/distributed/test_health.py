@@ -1,5 +1,5 @@
-"""When one of two ranks dies or hangs, the other one ends too, soon, in one line, and the run can
-be started again from its last checkpoint."""
+"""When one of two ranks dies, hangs or is stopped, the other one ends too, soon, in one line, and
+the run can be started again from its last checkpoint."""
 
 import contextlib
 import json
@@ -23,11 +23,12 @@ from tests.distributed.launch import preloaded
 
 pytestmark = pytest.mark.slow
 UPDATES_BEFORE = 6  # checkpoints are after 4 and 8
+TIMED_OUT = r"(Timed out waiting 4000ms for \w+ .*|Application timeout .*)"
 
 
 @dataclass(frozen=True)
 class FailingTask(ToyTask):
-    """Dies or hangs in the middle of an update of the second rank."""
+    """Dies, hangs or is frozen by the system in the middle of an update of the second rank."""
 
     fault: str = ""
 
@@ -36,6 +37,8 @@ class FailingTask(ToyTask):
         if model.seen >= 6 * UPDATES_BEFORE and os.environ["RANK"] == "1":
             if self.fault == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault == "stops":
+                os.kill(os.getpid(), signal.SIGSTOP)
             threading.Event().wait()
         return super().compute(model, source, batch)
 
@@ -64,18 +67,22 @@ def start(fault: str, folder: Path) -> list[int | None]:
     ]
     for rank in ranks:
         rank.start()
-    for rank in ranks:
-        rank.join(timeout=100)
+    ranks[0].join(timeout=100)
+    if fault == "stops":  # nothing else wakes it
+        ranks[1].kill()
+    ranks[1].join(timeout=100)
     return [rank.exitcode for rank in ranks]
 
 
+@pytest.mark.proves("R7", "a rank dies, hangs, is stopped", 1)
 @pytest.mark.parametrize(
     ("fault", "status", "reason"),
     [
         ("dies", -signal.SIGKILL, r"Connection (closed|reset) by peer.*"),
-        ("hangs", RUN_AGAIN, r"(Timed out waiting 4000ms for \w+ .*|Application timeout .*)"),
+        ("hangs", RUN_AGAIN, TIMED_OUT),
+        ("stops", -signal.SIGKILL, TIMED_OUT),
     ],
-    ids=["dies", "hangs"],
+    ids=["dies", "hangs", "stops"],
 )
 def test_a_rank_that_is_lost_ends_the_other_in_one_line(
     fault: str, status: int, reason: str, tmp_path: Path

@@ -73,6 +73,7 @@ def test_cut_rows_keep_tags_and_images_together() -> None:
     assert len(short.ids) == 8
 
 
+@pytest.mark.proves("H2", "images of packed rows", 60)
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

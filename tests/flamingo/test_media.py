@@ -35,6 +35,7 @@ def test_first_item_is_the_first_image_of_the_document() -> None:
     assert first_item(*row("a I b I | c I")).tolist() == [[1, 1, 1, 1, 3, 3]]
 
 
+@pytest.mark.proves("H2", "images of packed rows", 200)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=14), min_size=1, max_size=5))
 def test_every_tag_meets_its_own_image_in_any_packed_document(packed: list[list[bool]]) -> None:

@@ -22,6 +22,7 @@ def processor() -> FlamingoProcessor:
     return tiny.processor()
 
 
+@pytest.mark.proves("S7", "texts of Flamingo drawn by hypothesis", 200)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(CONTROL)), max_size=6))
 def test_text_never_yields_a_control_token_and_survives(pieces: list[str]) -> None:

@@ -81,6 +81,7 @@ def test_of_the_targets_eight_tenths_are_masked_one_random_and_one_kept() -> Non
     assert len(set(others)) > 300
 
 
+@pytest.mark.proves("H2", "masking", 100)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), max_size=30), st.integers(0, 1000))
 def test_only_the_maskable_is_touched_and_at_least_one_of_it(flags: list[bool], seed: int) -> None:
@@ -123,6 +124,7 @@ def test_impossible_schedules_are_refused() -> None:
         MaskingConfig(share_falls_at=0.95)
 
 
+@pytest.mark.proves("H2", "masking", 200)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=25), st.booleans(), st.integers(0, 10**6))
 def test_cm3_keeps_every_token_and_the_order_of_media(

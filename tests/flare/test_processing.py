@@ -39,6 +39,7 @@ def decoded(ids: torch.Tensor) -> str:
     return processor().tokenizer.decode(ids)
 
 
+@pytest.mark.proves("S7", "texts of FLARE drawn by hypothesis", 200)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(CONTROL)), max_size=6))
 def test_text_never_yields_a_control_token_and_survives(pieces: list[str]) -> None:

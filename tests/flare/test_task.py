@@ -20,7 +20,7 @@ from flare.encoding import FlareExample
 from flare.masking import MaskingConfig
 from flare.passes import encode_clips
 from flare.presets import PRESETS
-from flare.recipes import RECIPES, flare_1b, flare_13b, flare_tiny
+from flare.recipes import RECIPES, flare_1b, flare_13b, flare_tiny, flare_tiny_instruct
 from flare.task import FlareTask
 from flare.task_config import FlareTaskConfig
 from tests.feeds import packed_examples
@@ -288,7 +288,8 @@ def test_full_recipes_carry_the_specified_numbers() -> None:
         name = PRESETS[task.config.model]().vision_config.name
         assert task.config.vision_encoder is not None
         assert task.config.vision_encoder.name.startswith(f"{name}.")
-    assert RECIPES.keys() == {"flare_tiny", "flare_1b", "flare_13b"}
+    tuned = {"flare_tiny_instruct", "flare_tiny_safety", "instruct_13b", "safety_13b"}
+    assert RECIPES.keys() == {"flare_tiny", "flare_1b", "flare_13b"} | tuned
 
 
 @pytest.mark.parametrize(
@@ -301,6 +302,12 @@ def test_full_recipes_carry_the_specified_numbers() -> None:
         ({"position_scale": -0.1}, "position_scale"),
         ({"tokenizer": Path("nowhere")}, "nowhere"),
         ({"sources": (SourceConfig(kind="image_pairs", weight=1.0),)}, "needs a path"),
+        ({"sources": (SourceConfig(kind="llava", weight=1.0),)}, "needs a path"),
+        (
+            {"sources": (SourceConfig(kind="requests", weight=1.0, path=Path("x.json")),)},
+            "leave the path x.json out",
+        ),
+        ({"beta": 0.0}, "beta must be above 0"),
     ],
 )
 def test_impossible_settings_are_told_in_one_line(changes: dict[str, object], words: str) -> None:
@@ -309,3 +316,9 @@ def test_impossible_settings_are_told_in_one_line(changes: dict[str, object], wo
 
     with pytest.raises(UserError, match=words):
         use(replace(flare_tiny().task, **changes))
+
+
+def test_conversations_tune_no_random_weights() -> None:
+    task = FlareTask(flare_tiny_instruct().task, steps=10)
+    with pytest.raises(UserError, match=r"give its folder as --task\.model"):
+        task.build_model()

@@ -62,6 +62,7 @@ def kill_after(recipe: list[str], folder: Path, *, step: int) -> None:
     process.wait()
 
 
+@pytest.mark.proves("R1", "the real command, twice in one epoch", 2)
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [FLAMINGO, FLARE], ids=["flamingo", "flare"])
 def test_killed_twice_in_one_epoch_equals_the_unbroken_run(

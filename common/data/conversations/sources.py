@@ -1,7 +1,7 @@
 """Instruction data as it is published, record by record into the one format of conversations:
 LLaVA's turns (also with sounds), M3IT's instruction with pictures in base64, and OpenAQA's question
 about a sound. `<image>` and `<audio>` mark places only as often as a record has media: further ones
-are words. Files are read when a conversation is, so a set may be far larger than memory."""
+are words. Media are read when a conversation is, so a set may be far larger than memory."""
 
 import base64
 import binascii
@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.data.audio import read_audio
 from common.data.conversations.messages import ContentPart, Conversation, Message, Picture
-from common.data.document import Recording
+from common.data.conversations.unread import Unread, located, opened
 from common.data.faults import BadSample
 from common.data.images import decode_image, read_image
 from common.errors import UserError
@@ -40,10 +41,13 @@ class InstructionFile:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Conversation:
-        try:
+        with located(index, self.name):
+            return opened(self.read(self.records[index], self.media))
+
+    def outline(self, index: int) -> Conversation:
+        """The conversation, whose media are read when they are asked for."""
+        with located(index, self.name):
             return self.read(self.records[index], self.media)
-        except UserError as error:
-            raise UserError(f"record {index} of {self.name}: {error}") from error
 
 
 def open_instructions(path: Path, *, kind: str, media: Path) -> InstructionFile:
@@ -54,17 +58,28 @@ def open_instructions(path: Path, *, kind: str, media: Path) -> InstructionFile:
     """
     if kind not in READERS:
         raise UserError(f"{kind=} is not one of {', '.join(READERS)}")
+    return InstructionFile(
+        records=read_records(path), read=READERS[kind], media=media, name=path.name
+    )
+
+
+def read_records(path: Path) -> list[Fields]:
+    """The objects of a JSON file of a list, or of one of an object a line.
+
+    Raises:
+        UserError: the file is missing or no such JSON.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         is_list = text.lstrip().startswith("[")
         records = json.loads(text) if is_list else [json.loads(x) for x in text.splitlines() if x]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}); copy it again") from error
     if not all(isinstance(record, dict) for record in records):
         raise UserError(f"{path} is no list of records; each is an object with named fields")
-    return InstructionFile(records=records, read=READERS[kind], media=media, name=path.name)
+    return records
 
 
 def read_llava(record: Fields, media: Path) -> Conversation:
@@ -74,22 +89,22 @@ def read_llava(record: Fields, media: Path) -> Conversation:
         UserError: a field is missing or malformed, a speaker unknown, a medium unreadable, or media
             lack their marks.
     """
-    names = {"image": _names(record, "image"), "audio": _names(record, "audio")}
+    names = {"image": names_of(record, "image"), "audio": names_of(record, "audio")}
     left = {kind: len(found) for kind, found in names.items()}
     messages = []
-    for turn in _list(record, "conversations"):
-        speaker = _text(turn, "from")
+    for turn in list_of(record, "conversations"):
+        speaker = text_of(turn, "from")
         if speaker not in SPEAKERS:
             raise UserError(f"unknown speaker {speaker!r}; use {', '.join(SPEAKERS)}")
-        content = _marked(_text(turn, "value"), left if speaker == "human" else {})
+        content = _marked(text_of(turn, "value"), left if speaker == "human" else {})
         messages.append(Message(role=SPEAKERS[speaker], content=content))
     for kind, num in left.items():
         if num:
             raise UserError(f"{num} {kind} files have no <{kind}> in the turns; add the marks")
     return {
         "messages": messages,
-        "images": [read_image(_inside(media, name)) for name in names["image"]],
-        "audios": [read_audio(_inside(media, name)) for name in names["audio"]],
+        "images": Unread(names["image"], lambda name: read_image(inside(media, name))),
+        "audios": Unread(names["audio"], lambda name: read_audio(inside(media, name))),
     }
 
 
@@ -99,9 +114,11 @@ def read_m3it(record: Fields, media: Path) -> Conversation:
     Raises:
         UserError: a field is missing or malformed, or a picture unreadable.
     """
-    encoded = _names(record, "image_base64_str")
-    pictures = [_picture(item, number) for number, item in enumerate(encoded)]
-    return _single(record, pictures, [], details="inputs", answer="outputs")
+    encoded = names_of(record, "image_base64_str")
+    pictures = Unread(range(len(encoded)), lambda number: _picture(encoded[number], number))
+    places = [PLACES["<image>"]] * len(pictures)
+    messages = _single(record, places, details="inputs", answer="outputs")
+    return {"messages": messages, "images": pictures}
 
 
 def read_openaqa(record: Fields, media: Path) -> Conversation:
@@ -110,8 +127,11 @@ def read_openaqa(record: Fields, media: Path) -> Conversation:
     Raises:
         UserError: a field is missing or malformed, or the sound unreadable.
     """
-    sounds = [read_audio(_inside(media, name)) for name in _names(record, "audio_id")]
-    return _single(record, [], sounds, details="input", answer="output")
+    names = names_of(record, "audio_id")
+    sounds = Unread(names, lambda name: read_audio(inside(media, name)))
+    places = [PLACES["<audio>"]] * len(sounds)
+    messages = _single(record, places, details="input", answer="output")
+    return {"messages": messages, "audios": sounds}
 
 
 READERS: Mapping[str, Reader] = {
@@ -122,21 +142,13 @@ READERS: Mapping[str, Reader] = {
 
 
 def _single(
-    record: Fields,
-    images: Sequence[Picture],
-    audios: Sequence[Recording],
-    *,
-    details: str,
-    answer: str,
-) -> Conversation:
+    record: Fields, media: Sequence[ContentPart], *, details: str, answer: str
+) -> list[Message]:
     """Media, then the instruction, then its details on a line of their own."""
-    words = [_text(record, "instruction"), _text(record, details) if details in record else ""]
-    content: list[ContentPart] = [{"type": "image"} for _ in images]
-    content += [{"type": "audio"} for _ in audios]
-    content.append({"type": "text", "text": "\n".join(part for part in words if part)})
-    asked = Message(role="user", content=content)
-    told = Message(role="assistant", content=_text(record, answer))
-    return {"messages": [asked, told], "images": images, "audios": audios}
+    words = [text_of(record, "instruction"), text_of(record, details) if details in record else ""]
+    text: ContentPart = {"type": "text", "text": "\n".join(part for part in words if part)}
+    asked = Message(role="user", content=[*media, text])
+    return [asked, Message(role="assistant", content=text_of(record, answer))]
 
 
 def _marked(text: str, left: dict[str, int]) -> list[ContentPart]:
@@ -160,8 +172,12 @@ def _words(text: str) -> list[ContentPart]:
     return [{"type": "text", "text": stripped}] if stripped else []
 
 
-def _inside(media: Path, name: str) -> Path:
-    """A published file says which of the media it means, and nothing else on this machine."""
+def inside(media: Path, name: str) -> Path:
+    """A published file says which of the media it means, and nothing else on this machine.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
     path = (media / name).resolve()
     if not path.is_relative_to(media.resolve()):
         raise UserError(f"{name} leads out of {media}; write paths relative to it")
@@ -175,22 +191,36 @@ def _picture(encoded: str, number: int) -> Picture:
         raise UserError(f"picture {number} cannot be decoded ({error}); copy it again") from error
 
 
-def _text(record: object, field: str) -> str:
+def text_of(record: object, field: str) -> str:
+    """A field that is a text.
+
+    Raises:
+        UserError: it is missing or no text.
+    """
     value = record.get(field) if isinstance(record, Mapping) else None
     if not isinstance(value, str):
         raise UserError(f"the field {field} is {value!r}; it has to be a text")
     return value
 
 
-def _list(record: Fields, field: str) -> Sequence[object]:
+def list_of(record: Fields, field: str) -> list[Any]:
+    """A field that is a list.
+
+    Raises:
+        UserError: it is missing or no list.
+    """
     value = record.get(field)
     if not isinstance(value, list):
         raise UserError(f"the field {field} is no list")
     return value
 
 
-def _names(record: Fields, field: str) -> list[str]:
-    """One text or a list of them; none when the field is missing."""
+def names_of(record: Fields, field: str) -> list[str]:
+    """One text or a list of them; none when the field is missing.
+
+    Raises:
+        UserError: it is something else.
+    """
     value = record.get(field)
     named = value if isinstance(value, list) else [] if value is None else [value]
     names = [name for name in named if isinstance(name, str)]

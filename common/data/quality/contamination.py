@@ -89,7 +89,7 @@ def load_images(path: Path) -> EvaluationImages:
         hashes = np.load(path, allow_pickle=False)
         entry = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         names, unhashed = tuple(entry["names"]), tuple(entry["unhashed"])
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, RecursionError) as error:
         raise UserError(f"{path} and its .json are no hash table; build them again") from error
     if hashes.dtype != np.uint64 or hashes.shape != (len(names),):
         raise UserError(f"{path} does not fit its .json; build both again")

@@ -59,8 +59,10 @@ def load_dual_encoder(folder: Path, *, device: str) -> DualEncoder:
         UserError: the folder holds no dual encoder.
     """
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no model with its processor; check the path") from error
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):

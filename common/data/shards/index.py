@@ -4,6 +4,7 @@ usable ones; the rest are counted by cause."""
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +35,16 @@ SAMPLE = np.dtype(
 )
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc32", "<u4"), ("extension", "<u4")])
 # What numpy raises on a damaged file.
-STORAGE_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+STORAGE_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Span(NamedTuple):
@@ -134,7 +144,7 @@ def load_index(path: Path) -> ShardIndex | None:
             header = json.loads(file["header"].tobytes())
             if header["version"] != VERSION:
                 return None
-            return ShardIndex(
+            index = ShardIndex(
                 samples=file["samples"].astype(SAMPLE, copy=False),
                 members=file["members"].astype(MEMBER, copy=False),
                 keys=file["keys"].tobytes(),
@@ -143,8 +153,30 @@ def load_index(path: Path) -> ShardIndex | None:
                 rejected=header["rejected"],
                 damage=header["damage"],
             )
+            return index if _is_consistent(index) else None
     except STORAGE_ERRORS:
         return None
+
+
+def _is_consistent(index: ShardIndex) -> bool:
+    """Whether every place that the index names is there: someone else may have written the file."""
+    samples, members = index.samples, index.members
+    if samples.ndim != 1 or members.ndim != 1:
+        return False
+    index.keys.decode()  # raises ValueError
+    ends = ((samples["key_end"], len(index.keys)), (samples["member_end"], len(members)))
+    for places, last in ends:
+        # From 0 on and upwards, and the last one at the end.
+        steps = np.diff(places, prepend=0)
+        if (steps < 0).any() or (places[-1] if len(places) else 0) != last:
+            return False
+    return bool(
+        (samples["kind"] < len(KINDS)).all()
+        and (members["extension"] < len(index.extensions)).all()
+        and (members["offset"] >= 0).all()
+        and (members["size"] >= 0).all()
+        and all(isinstance(name, str) for name in index.extensions)
+    )
 
 
 @dataclass(kw_only=True)

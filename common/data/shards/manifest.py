@@ -99,10 +99,23 @@ def _parsed(root: Path) -> list[ShardEntry]:
         content = json.loads((root / FILE_NAME).read_bytes())
         if content["version"] != VERSION:
             raise stale(root, f"its index is of version {content['version']}, not {VERSION}")
-        return [ShardEntry(**entry) for entry in content["shards"]]
+        entries = [ShardEntry(**entry) for entry in content["shards"]]
+        if not all(map(_is_whole, entries)):
+            raise TypeError("a field is of another type")
+        return entries
     except FileNotFoundError as error:
         raise stale(root, "it has no index") from error
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise stale(root, f"its {FILE_NAME} is damaged") from error
+
+
+def _is_whole(entry: ShardEntry) -> bool:
+    texts, numbers = (entry.file, entry.fingerprint, entry.digest), [entry.num_bytes]
+    numbers += [entry.num_samples, *entry.rejected.values()]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int for number in numbers)
+        and isinstance(entry.damage, str | None)
+    )

@@ -13,6 +13,7 @@ from common.data.ingest.csv_rows import read_csv
 from common.errors import UserError
 
 ValueT = TypeVar("ValueT")
+MAX_DIGITS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ def whole_number(text: str, *, place: str) -> int:
     Raises:
         UserError: it holds none.
     """
-    if not text.strip().isdecimal():
+    # Longer than any id; Python refuses to convert thousands of digits.
+    if not text.strip().isdecimal() or len(text) > MAX_DIGITS:
         raise UserError(f"{place}: {text!r} is no whole number; get the official file again")
     return int(text)
 
@@ -137,6 +139,8 @@ def media_finder(folder: Path) -> Callable[[str, str], Path]:
 
     def find(name: str, place: str) -> Path:
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{place} names {name}, outside {folder}; get the official file again")
         if path.name not in listing(path.parent):
             raise UserError(f"{place} names {path}, which does not exist; check the folder")
         return path
@@ -149,9 +153,10 @@ def _names_in(folder: Path) -> frozenset[str]:
 
 
 def _read(path: Path) -> object:
+    text = _text(path)
     try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}); get the official file again") from error
 
 

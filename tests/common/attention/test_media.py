@@ -54,6 +54,7 @@ def token_maps(draw: st.DrawFn) -> tuple[int, Tensor]:
     return num_items, torch.tensor(draw(st.lists(rows, min_size=3, max_size=3)))
 
 
+@pytest.mark.proves("H2", "media attention", 20)
 @pytest.mark.parametrize("way", WAYS)
 @settings(max_examples=20)
 @given(example=token_maps())

@@ -25,6 +25,7 @@ from common.checkpoint.random_state import (
     undisturbed_random_state,
 )
 from common.errors import UserError
+from tests.matrix import Counted
 
 
 def write(checkpoints: Path, step: int) -> Path:
@@ -50,6 +51,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+@pytest.mark.proves("R4", "flipped, cut, removed", 1)
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])
 @pytest.mark.parametrize("name", ["a.bin", "manifest.json"])
 def test_any_damage_is_noticed_and_the_checkpoint_set_aside(
@@ -64,7 +66,7 @@ def test_any_damage_is_noticed_and_the_checkpoint_set_aside(
 
 
 @pytest.mark.slow
-def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path, counted: Counted) -> None:
     # One flipped bit makes one of the names the other's.
     folder = write_files(tmp_path, 1, {"a1": b"a1", "a3": b"a3"})
     manifest = folder / "manifest.json"
@@ -77,6 +79,7 @@ def test_any_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
             verify_folder(folder)
     manifest.write_bytes(content)
     verify_folder(folder)
+    counted("R4", "every bit of a manifest", 8 * len(content))
 
 
 def test_when_every_checkpoint_is_damaged_the_run_refuses_to_start_anew(tmp_path: Path) -> None:
@@ -92,6 +95,7 @@ def test_a_writer_that_dies_leaves_no_checkpoint(tmp_path: Path) -> None:
     assert newest_good_checkpoint(tmp_path) == good
 
 
+@pytest.mark.proves("R8", "foreign folders are left alone", 1)
 def test_only_the_newest_few_are_kept_whatever_else_lies_there(tmp_path: Path) -> None:
     for step in (1, 20, 3):
         write(tmp_path, step)

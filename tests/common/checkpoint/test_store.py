@@ -156,6 +156,7 @@ def test_a_step_saved_twice_is_what_was_saved_last(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"]
 
 
+@pytest.mark.proves("R8", "the newest two of three", 1)
 def test_the_newest_few_are_kept(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     for number in (1, 2, 3):

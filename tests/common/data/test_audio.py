@@ -74,6 +74,7 @@ def test_bytes_and_files_give_the_same_recording(tmp_path: Path) -> None:
     assert np.array_equal(decode_audio(data, name="a").samples, from_file)
 
 
+@pytest.mark.proves("S5", "every fault of a sound", 11)
 def test_every_fault_of_a_sound_has_its_cause() -> None:
     loud = tone(440, rate_hz=16_000)
     no_number, beyond = loud.astype(np.float32), loud.astype(np.float32)
@@ -115,6 +116,7 @@ def test_the_length_is_checked_in_the_header_over_all_channels_and_as_resampled(
     assert cause_of(encoded(np.stack([loud[:8_001]] * 3, axis=1))) == "audio_long"
 
 
+@pytest.mark.proves("S5", "lengths that are not there", 1)
 @pytest.mark.parametrize("claimed", [0, 500_000_000, 60_000_000_000])
 def test_a_flac_that_lies_about_its_length_is_refused(claimed: int) -> None:
     data = bytearray(encoded(tone(440, rate_hz=16_000), form="FLAC"))

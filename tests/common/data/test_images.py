@@ -132,6 +132,7 @@ def test_a_missing_file_is_a_user_error_with_its_path(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.proves("S4", "truncated files", 1)
 @pytest.mark.parametrize("keep", [0, 20, 300])
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "webp"])
 def test_a_truncated_file_is_a_user_error_with_its_path(
@@ -193,6 +194,7 @@ def test_white_shines_through_the_clear_parts_of_a_palette() -> None:
     assert picture[0, 0].tolist() == [200, 100, 50]
 
 
+@pytest.mark.proves("S4", "animations", 1)
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "TIFF", "PNG"])
 def test_of_several_frames_the_first_is_read(form: str) -> None:
     frames = [PIL.Image.new("RGB", (40, 24), colour) for colour in ("red", "blue")]
@@ -202,11 +204,13 @@ def test_of_several_frames_the_first_is_read(form: str) -> None:
     assert max(green, blue) < 5
 
 
+@pytest.mark.proves("S4", "numbers without a set white", 1)
 @pytest.mark.parametrize(("mode", "level"), [("F", 0.5), ("I", 70_000), ("I", -1)])
 def test_numbers_without_a_set_white_are_refused(mode: str, level: float) -> None:
     assert cause_of(encoded(PIL.Image.new(mode, (6, 4), level), "TIFF")) == "image_corrupt"
 
 
+@pytest.mark.proves("S4", "formats that are not ours", 1)
 @pytest.mark.parametrize("form", ["ICO", "PPM", "JPEG2000"])
 def test_formats_that_are_not_ours_are_not_opened(form: str) -> None:
     assert cause_of(encoded(PIL.Image.new("RGB", (32, 32)), form)) == "image_corrupt"
@@ -263,6 +267,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
     }
 
 
+@pytest.mark.proves("S4", "bombs", 10)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_are_refused_at_once() -> None:
     for name, (data, cause) in bombs().items():

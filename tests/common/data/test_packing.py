@@ -27,6 +27,7 @@ SIZES = st.builds(
 )
 
 
+@pytest.mark.proves("H2", "packing", 80)
 @settings(max_examples=80, deadline=None)
 @given(st.lists(SIZES, min_size=1, max_size=40), st.integers(1, 7))
 def test_every_document_is_packed_once_and_no_row_is_too_full(

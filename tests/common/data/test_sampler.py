@@ -13,6 +13,7 @@ from common.data.sampler import Order, Visit
 from common.errors import UserError
 
 
+@pytest.mark.proves("H2", "order of samples", 100)
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any),
     st.integers(1, 4),

@@ -172,6 +172,7 @@ def test_a_shard_that_the_file_system_refuses_is_tried_again_next_time(tmp_path:
     assert index.damage is not None
 
 
+@pytest.mark.proves("S6", "headers of tar damaged", 400)
 def test_damaged_headers_neither_fail_nor_hang(tmp_path: Path) -> None:
     write_tar(tmp_path / "whole", [*pairs(2), ("long" * 40 + ".txt", b"pax"), *pairs(1)])
     data = (tmp_path / "whole").read_bytes()
@@ -191,6 +192,7 @@ def test_damaged_headers_neither_fail_nor_hang(tmp_path: Path) -> None:
             assert group.fault is not None or max(ends) <= len(data)
 
 
+@pytest.mark.proves("S6", "links, devices and paths that leave", 5)
 def test_links_devices_and_paths_that_leave_reject_their_sample_once(tmp_path: Path) -> None:
     unsafe = [
         ("a.png", image()), link("a.txt"), link("a.json"),
@@ -249,6 +251,7 @@ BAD_SAMPLES: list[tuple[str, list[Entry]]] = [
 ]
 
 
+@pytest.mark.proves("S6", "a bad sample between good ones", 1)
 @pytest.mark.parametrize(("cause", "entries"), BAD_SAMPLES)
 def test_a_bad_sample_is_counted_and_its_neighbours_are_used(
     tmp_path: Path, cause: str, entries: list[Entry]

@@ -24,6 +24,7 @@ def tokenizer(texts: list[str]) -> TokenizersBackend:
     return train_tokenizer(texts, vocab_size=VOCAB_SIZE)
 
 
+@pytest.mark.proves("H2", "text through the tokenizer", 100)
 @given(text=st.text())
 def test_any_text_survives_encoding_and_decoding(tokenizer: TokenizersBackend, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text

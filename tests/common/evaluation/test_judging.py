@@ -5,7 +5,7 @@ import pytest
 from common.data.embedded.preferences import REFUSAL, Preferences
 from common.errors import UserError
 from common.evaluation.judging import Judge, ModelJudge, RuleJudge, agreement
-from flare.safety.scoring import judged
+from common.evaluation.refusals import judged
 
 REFUSED = [
     REFUSAL,

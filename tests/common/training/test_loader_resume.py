@@ -124,6 +124,7 @@ def rows_read(
     return keys, PackState.from_json(json.loads(json.dumps(states[-1].to_json())))
 
 
+@pytest.mark.proves("R5", "order of the data, 1, 2, 4 ranks, 0 to 2 workers", len(TOPOLOGIES))
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [PlainKeys, PackedKeys])
 @pytest.mark.parametrize("stop", STOPS)
@@ -143,6 +144,7 @@ def test_a_stopped_run_goes_on_with_the_same_rows_on_any_topology(
         assert before + after == whole
 
 
+@pytest.mark.proves("R5", "order of packed data, three times in one epoch", 3)
 def test_a_run_stopped_twice_in_an_epoch_goes_on_alike(feed: Feed) -> None:
     source, state, rows = PackedKeys(feed), PackState(), []
     for first, last, (ranks, workers) in ((0, 2, (4, 1)), (2, 3, (1, 2)), (3, 9, (2, 0))):

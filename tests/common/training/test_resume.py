@@ -67,6 +67,7 @@ def results(folder: Path) -> tuple[list[dict[str, object]], bytes, bytes]:
     return records, model, (folder / "samples.jsonl").read_bytes()
 
 
+@pytest.mark.proves("R5", "several times in one epoch, two micro-batches", 3)
 def test_two_interruptions_in_one_epoch_leave_no_trace(tmp_path: Path) -> None:
     run = dataclasses.replace(toy(), num_micro_batches=2)
     train(run, tmp_path / "straight")
@@ -79,6 +80,7 @@ def test_two_interruptions_in_one_epoch_leave_no_trace(tmp_path: Path) -> None:
     assert results(tmp_path / "broken") == results(tmp_path / "straight")
 
 
+@pytest.mark.proves("R5", "between two records", 1)
 def test_an_interruption_between_records_loses_no_figure(tmp_path: Path) -> None:
     run = dataclasses.replace(toy(), log_every=3)
     train(run, tmp_path / "straight")
@@ -95,13 +97,14 @@ class SignalledTask(ToyTask):
 
     point: str = ""
     after: int = 0
+    number: signal.Signals = signal.SIGUSR1
     done: list[str] = field(default_factory=list)
 
     def do(self, point: str) -> None:
         self.done.append(point)
         if point == self.point and self.done.count(point) == self.after:
             self.done.append("signal")
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), self.number)
 
     def sources(self) -> Mapping[str, ToySource]:
         return {
@@ -123,6 +126,7 @@ class SignalledSource(ToySource):
         return super().example(position)
 
 
+@pytest.mark.proves("R2", "three signals, in data, forward pass or save", 3)
 @pytest.mark.parametrize(
     # An update reads 12 examples in 2 batches; a checkpoint, first after 4 updates, seals 3 files.
     ("point", "after"),
@@ -132,21 +136,22 @@ def test_a_signal_at_any_point_is_heeded_behind_the_step_that_it_falls_into(
     point: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(toy(), tmp_path / "straight")
-    task = SignalledTask(ToyConfig(), point, after)
     seal_file = storage.seal_file
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        task, broken = SignalledTask(ToyConfig(), point, after, number), tmp_path / number.name
 
-    def seal_and_tell(path: Path) -> WrittenFile:
-        task.do("saving")
-        return seal_file(path)
+        def seal_and_tell(path: Path, task: SignalledTask = task) -> WrittenFile:
+            task.do("saving")
+            return seal_file(path)
 
-    with monkeypatch.context() as saving:
-        saving.setattr(storage, "seal_file", seal_and_tell)
-        outcome = Trainer(toy(), task, tmp_path / "broken").train()
-    assert (outcome.status, outcome.exit_status) == ("interrupted", 128 + signal.SIGUSR1)
-    updates_done = task.done[: task.done.index("signal")].count("forward") // 2
-    assert outcome.step - updates_done in (0, 1)
-    train(toy(), tmp_path / "broken")
-    assert results(tmp_path / "broken") == results(tmp_path / "straight")
+        with monkeypatch.context() as saving:
+            saving.setattr(storage, "seal_file", seal_and_tell)
+            outcome = Trainer(toy(), task, broken).train()
+        assert (outcome.status, outcome.exit_status) == ("interrupted", 128 + number)
+        updates_done = task.done[: task.done.index("signal")].count("forward") // 2
+        assert outcome.step - updates_done in (0, 1)
+        train(toy(), broken)
+        assert results(broken) == results(tmp_path / "straight")
 
 
 def test_every_start_is_on_record_with_its_end(tmp_path: Path) -> None:
@@ -187,6 +192,7 @@ def train_slowly(folder: Path) -> None:
     train(SLOW, folder)
 
 
+@pytest.mark.proves("R1", "with a worker for the data", 1)
 @pytest.mark.slow
 def test_a_killed_run_started_again_equals_the_unbroken_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -209,6 +215,7 @@ def test_a_killed_run_started_again_equals_the_unbroken_one(
     assert results(killed) == results(tmp_path / "straight")
 
 
+@pytest.mark.proves("R4", "a whole run behind a flipped bit", 1)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_spike_leaves_no_trace_but_the_data_that_were_passed_over(tmp_path: Pa
     assert records == expected
 
 
+@pytest.mark.proves("R5", "in a loss spike and behind it", 2)
 @pytest.mark.parametrize("pauses", [(11, 3), (12, 1, 4)])
 def test_a_run_stopped_in_a_spike_and_behind_it_resumes_exactly(
     pauses: tuple[int, ...], tmp_path: Path

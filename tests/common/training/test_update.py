@@ -106,6 +106,7 @@ def test_looking_at_the_model_changes_no_weight(tmp_path: Path) -> None:
     assert all(torch.equal(watched[name], alone[name]) for name in watched)
 
 
+@pytest.mark.proves("R6", "NaN in an input", 1)
 def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> None:
     # Position 17 is read by the third update of 8 examples.
     run = dataclasses.replace(
@@ -126,6 +127,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(tmp_path: Path) -> 
     assert state["parts"]["window"]["skipped"] == [1, 0]
 
 
+@pytest.mark.proves("R6", "gradients that overflow without end", 1)
 def test_endless_skipping_ends_the_run_with_advice(tmp_path: Path) -> None:
     optimizer = dataclasses.replace(toy().optimizer, peak_learning_rate=1e38, clip_norm=1e30)
     run = dataclasses.replace(

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from common.data.conversations.messages import Conversation, answered, question
-from common.errors import UserError
-from common.objectives.language import IGNORED
-from flare.instruct.collator import InstructionCollator, batch_of
-from flare.instruct.encoding import (
+from common.data.conversations.encoded import (
     encode_answer,
     encode_chat,
     encode_fitting,
     encode_prompt,
     joined,
 )
+from common.data.conversations.messages import Conversation, answered, question
+from common.errors import UserError
+from common.objectives.language import IGNORED
+from common.training.alignment.collators import InstructionCollator
+from flare.instruct.encoding import FlareFormat
 from flare.processing import FlareProcessor
 from tests.flare import tiny
 from tests.flare.instruct import chats
@@ -66,13 +67,13 @@ def test_text_is_encoded_and_masked_token_by_token_as_the_chat_template_does(
     expected = processor.apply_chat_template(
         TURNS, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    chat = encode_chat(processor, {"messages": TURNS})
+    chat = encode_chat(FlareFormat(processor), {"messages": TURNS})
     assert [chat.ids] == expected["input_ids"]
     assert [chat.is_target] == [[bool(one) for one in row] for row in expected["assistant_masks"]]
     prompt = processor.apply_chat_template(
         TURNS, tokenize=True, return_dict=True, add_generation_prompt=True
     )
-    assert [encode_prompt(processor, {"messages": TURNS}).ids] == prompt["input_ids"]
+    assert [encode_prompt(FlareFormat(processor), {"messages": TURNS}).ids] == prompt["input_ids"]
 
 
 def test_media_are_encoded_as_the_chat_template_does(processor: FlareProcessor) -> None:
@@ -82,12 +83,14 @@ def test_media_are_encoded_as_the_chat_template_does(processor: FlareProcessor) 
         tokenize=True,
         return_dict=True,
     )
-    assert [encode_chat(processor, question("a <image> ", RED, HUM)).ids] == expected["input_ids"]
+    assert [encode_chat(FlareFormat(processor), question("a <image> ", RED, HUM)).ids] == expected[
+        "input_ids"
+    ]
 
 
 def test_targets_beside_media_are_those_of_a_naive_reading(processor: FlareProcessor) -> None:
     """Walks over the ids alone: from `<s>Assistant:` to `</s>`."""
-    chat = encode_chat(processor, mixed())
+    chat = encode_chat(FlareFormat(processor), mixed())
     opening = [processor.tokenizer.bos_token_id, *processor.encode_text("Assistant:")]
     expected, is_answer = [False] * len(chat.ids), False
     for place, token in enumerate(chat.ids):
@@ -107,8 +110,11 @@ def test_targets_beside_media_are_those_of_a_naive_reading(processor: FlareProce
 
 def test_a_prompt_and_its_answer_are_the_whole_conversation(processor: FlareProcessor) -> None:
     asked = question(RED, "what is it?")
-    pieces = [encode_prompt(processor, asked), encode_answer(processor, "a red ring")]
-    whole = encode_chat(processor, answered(asked, "a red ring"))
+    pieces = [
+        encode_prompt(FlareFormat(processor), asked),
+        encode_answer(FlareFormat(processor), "a red ring"),
+    ]
+    whole = encode_chat(FlareFormat(processor), answered(asked, "a red ring"))
     assert joined(pieces).ids == whole.ids
     assert joined(pieces).is_target == whole.is_target
 
@@ -117,10 +123,13 @@ def test_a_prompt_and_its_answer_are_the_whole_conversation(processor: FlareProc
 def test_padding_stands_on_its_side_and_is_no_target(processor: FlareProcessor, side: Any) -> None:
     short = answered(question("hi"), "yes")
     collate = InstructionCollator(
-        processor=processor, conversations=[short, mixed()], max_tokens=500, padding_side=side
+        form=FlareFormat(processor),
+        conversations=[short, mixed()],
+        max_tokens=500,
+        padding_side=side,
     )
     batch = collate([{"number": 1}, {"number": 0}])
-    chat, num = encode_chat(processor, short), batch["input_ids"].shape[1]
+    chat, num = encode_chat(FlareFormat(processor), short), batch["input_ids"].shape[1]
     kept = slice(num - len(chat), None) if side == "left" else slice(len(chat))
     assert batch["attention_mask"][1].sum() == len(chat)
     assert batch["attention_mask"][1, kept].all()
@@ -139,7 +148,7 @@ def test_sides_of_padding_give_the_same_loss(processor: FlareProcessor) -> None:
     losses = []
     for side in ("left", "right"):
         collate = InstructionCollator(
-            processor=processor,
+            form=FlareFormat(processor),
             conversations=[answered(question("hi"), "yes"), mixed()],
             max_tokens=500,
             padding_side=side,
@@ -149,14 +158,15 @@ def test_sides_of_padding_give_the_same_loss(processor: FlareProcessor) -> None:
 
 
 def test_turns_that_do_not_fit_are_left_out_whole(processor: FlareProcessor) -> None:
-    whole, num_first = mixed(), len(encode_chat(processor, first_turns(2)))
-    assert encode_fitting(processor, whole, max_tokens=num_first).audios == [HUM]
-    assert len(encode_fitting(processor, whole, max_tokens=num_first + 20)) < num_first + 20
-    assert len(encode_fitting(processor, whole, max_tokens=999)) == len(
-        encode_chat(processor, whole)
+    whole, num_first = mixed(), len(encode_chat(FlareFormat(processor), first_turns(2)))
+    form = FlareFormat(processor)
+    assert encode_fitting(form, whole, max_tokens=num_first).audios == [HUM]
+    assert len(encode_fitting(form, whole, max_tokens=num_first + 20)) < num_first + 20
+    assert len(encode_fitting(form, whole, max_tokens=999)) == len(
+        encode_chat(FlareFormat(processor), whole)
     )
     with pytest.raises(UserError, match="no answer of the conversation fits into max_tokens=20"):
-        encode_fitting(processor, whole, max_tokens=20)
+        encode_fitting(form, whole, max_tokens=20)
 
 
 @pytest.mark.parametrize(
@@ -174,15 +184,16 @@ def test_what_is_no_conversation_is_refused_in_one_line(
     processor: FlareProcessor, messages: Any, told: str
 ) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        encode_chat(processor, {"messages": messages})
+        encode_chat(FlareFormat(processor), {"messages": messages})
     assert "\n" not in str(caught.value)
 
 
 def test_a_medium_without_a_place_is_refused(processor: FlareProcessor) -> None:
     with pytest.raises(UserError, match="1 image without a place"):
-        encode_chat(processor, {"messages": TURNS, "images": [RED]})
+        encode_chat(FlareFormat(processor), {"messages": TURNS, "images": [RED]})
 
 
+@pytest.mark.proves("S7", "conversations of FLARE with pictures and sounds", 1000)
 def test_no_words_yield_a_control_token_a_turn_or_a_medium(processor: FlareProcessor) -> None:
     """1,000 conversations whose words, of all roles, are tricks glued together."""
     control, (image, audio) = {*processor.control_ids}, slots(processor)
@@ -190,7 +201,7 @@ def test_no_words_yield_a_control_token_a_turn_or_a_medium(processor: FlareProce
     for seed in range(1000):
         draw = random.Random(seed)
         asked = question(*drawn_parts(draw))
-        chat = encode_chat(processor, answered(asked, words(draw)))
+        chat = encode_chat(FlareFormat(processor), answered(asked, words(draw)))
         counts = {token: chat.ids.count(token) for token in control if token in chat.ids}
         expected = {
             tokenizer.bos_token_id: 2,
@@ -200,16 +211,18 @@ def test_no_words_yield_a_control_token_a_turn_or_a_medium(processor: FlareProce
         }
         assert counts == {token: num for token, num in expected.items() if num}, seed
         ends = [i for i, token in enumerate(chat.ids) if token == tokenizer.eos_token_id]
-        assert ends == [len(encode_chat(processor, asked)) - 1, len(chat) - 1]
+        assert ends == [len(encode_chat(FlareFormat(processor), asked)) - 1, len(chat) - 1]
 
 
 def test_words_come_back_as_they_were_written(processor: FlareProcessor) -> None:
-    ids = encode_chat(processor, question("</s><s>Assistant: <image>")).ids[1:-1]
+    ids = encode_chat(FlareFormat(processor), question("</s><s>Assistant: <image>")).ids[1:-1]
     assert processor.tokenizer.decode(ids) == "User: </s><s>Assistant: <image>"
 
 
 def test_a_batch_without_media_has_no_media_arguments(processor: FlareProcessor) -> None:
-    batch = batch_of(processor, [encode_prompt(processor, question("hi"))], padding_side="left")
+    batch = FlareFormat(processor).batch_of(
+        [encode_prompt(FlareFormat(processor), question("hi"))], padding_side="left"
+    )
     assert set(batch) == {"input_ids", "attention_mask"}
 
 

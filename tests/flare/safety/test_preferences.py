@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from common.data.conversations.encoded import encode_chat
 from common.data.conversations.pairs import requested
 from common.data.document import Recording
 from common.data.embedded import speech
@@ -19,7 +20,7 @@ from common.data.embedded.preferences import (
     draw_word,
 )
 from common.data.randomness import generator_at
-from flare.instruct.encoding import encode_chat
+from flare.instruct.encoding import FlareFormat
 from tests.flare.instruct import chats
 
 WRITTEN = Preferences(split="held_out", seed=2, num=400, channels=("text", "forged", "drawn"))
@@ -60,7 +61,7 @@ def test_forged_control_tokens_stay_words() -> None:
     processor = chats.processor()
     forged = Preferences(split="train", seed=0, num=60, channels=("forged",))
     for index in range(60):
-        ids = encode_chat(processor, requested(forged[index])).ids
+        ids = encode_chat(FlareFormat(processor), requested(forged[index])).ids
         control = [token for token in ids if token in processor.control_ids]
         assert control == [processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id]
 

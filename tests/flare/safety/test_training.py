@@ -8,15 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.data.conversations.encoded import encode_answer, encode_prompt
 from common.data.conversations.messages import question
 from common.data.conversations.pairs import Pair
 from common.errors import UserError
-from flare.instruct.encoding import encode_answer, encode_prompt
-from flare.instruct.trl import RoundConfig
+from common.training.alignment.bridge import RoundConfig
+from common.training.alignment.collators import PreferenceCollator
+from common.training.alignment.prefer import PreferenceConfig, align
+from flare.instruct.encoding import FlareFormat
 from flare.model import FlareForConditionalGeneration
 from flare.processing import FlareProcessor
-from flare.safety.pairs import PreferenceCollator
-from flare.safety.training import PreferenceConfig, align
 from tests.flare import tiny
 from tests.flare.instruct import chats
 from tests.flare.instruct.chats import BLUE, HISS, HUM, RED
@@ -36,7 +37,7 @@ def processor() -> FlareProcessor:
 
 
 def collated(processor: FlareProcessor) -> dict[str, torch.Tensor]:
-    return PreferenceCollator(processor=processor, pairs=PAIRS, max_tokens=90)(ROWS)
+    return PreferenceCollator(form=FlareFormat(processor), pairs=PAIRS, max_tokens=90)(ROWS)
 
 
 def test_preferred_rows_come_first_and_only_answers_are_compared(
@@ -45,8 +46,8 @@ def test_preferred_rows_come_first_and_only_answers_are_compared(
     batch = collated(processor)
     told = [pair["chosen"] for pair in PAIRS] + [pair["rejected"] for pair in PAIRS]
     for row, (pair, answer) in enumerate(zip(2 * PAIRS, told, strict=True)):
-        prompt = encode_prompt(processor, pair["prompt"]).ids
-        said = encode_answer(processor, answer).ids
+        prompt = encode_prompt(FlareFormat(processor), pair["prompt"]).ids
+        said = encode_answer(FlareFormat(processor), answer).ids
         num = len(prompt) + len(said)
         assert batch["input_ids"][row, :num].tolist() == [*prompt, *said]
         assert batch["completion_mask"][row].nonzero()[:, 0].tolist() == [*range(len(prompt), num)]
@@ -59,7 +60,7 @@ def test_preferred_rows_come_first_and_only_answers_are_compared(
 
 
 def test_a_pair_that_does_not_fit_is_refused_in_one_line(processor: FlareProcessor) -> None:
-    collator = PreferenceCollator(processor=processor, pairs=PAIRS, max_tokens=20)
+    collator = PreferenceCollator(form=FlareFormat(processor), pairs=PAIRS, max_tokens=20)
     with pytest.raises(UserError, match="but max_tokens=20; raise it"):
         collator(ROWS)
     with pytest.raises(UserError, match=r"beta=0\.0"):
@@ -82,7 +83,7 @@ def test_steps_through_trl_start_at_the_formula_and_widen_the_margin(
         ),
         sft_weight=0.3,
     )  # fmt: skip
-    aligned, log = align(model, processor, PAIRS, config, folder=tmp_path)
+    aligned, log = align(model, FlareFormat(processor), PAIRS, config, folder=tmp_path)
     # At the start the model is its own reference.
     expected = math.log(2) - 0.3 * float(before[:3].sum() / num_chosen)
     losses = [entry["loss"] for entry in log if "loss" in entry]

@@ -9,13 +9,22 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
+from common.data.conversations.encoded import ChatFormat
 from common.data.conversations.pairs import Pairs
 from common.errors import UserError
-from flare.instruct.training import Log, merged
-from flare.instruct.trl import RoundConfig, arguments, freeze, lora, numbers, scored_by_trl
-from flare.model import FlareForConditionalGeneration
-from flare.processing import FlareProcessor
-from flare.safety.pairs import PreferenceCollator
+from common.training.alignment.bridge import (
+    Log,
+    RoundConfig,
+    arguments,
+    lora,
+    merged,
+    numbers,
+    scored_by_trl,
+    trainable,
+)
+from common.training.alignment.collators import PreferenceCollator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +41,13 @@ class PreferenceConfig:
 
 
 def align(
-    model: FlareForConditionalGeneration,
-    processor: FlareProcessor,
+    model: PreTrainedModel,
+    form: ChatFormat,
     pairs: Pairs,
     config: PreferenceConfig,
     *,
     folder: Path,
-) -> tuple[FlareForConditionalGeneration, Log]:
+) -> tuple[PreTrainedModel, Log]:
     """The aligned model (the given one, changed) and what TRL logged.
 
     Raises:
@@ -49,26 +58,24 @@ def align(
 
     # Adapters that are switched off are the reference; without them it is a copy.
     reference = None if config.round.lora_rank else deepcopy(model).requires_grad_(False).eval()
-    freeze(model, config.round.frozen)
-    collator = PreferenceCollator(
-        processor=processor, pairs=pairs, max_tokens=config.round.max_tokens
-    )
+    collator = PreferenceCollator(form=form, pairs=pairs, max_tokens=config.round.max_tokens)
     losses = trl.DPOConfig(
         **arguments(config.round, folder),
         beta=config.beta,
         loss_type=["sigmoid", "sft"],
         loss_weights=[1.0, config.sft_weight],
     )
-    with scored_by_trl(model, *([] if reference is None else [reference])):
+    scored = [model] if reference is None else [model, reference]
+    with trainable(model, frozen=config.round.frozen), scored_by_trl(*scored):
         trainer = trl.DPOTrainer(
             model,
             reference,
             losses,
             data_collator=collator,
             train_dataset=data,
-            processing_class=processor,
-            peft_config=lora(config.round),
+            processing_class=form.processor,
+            peft_config=lora(config.round, form, model),
         )
         trainer.train()
         aligned = merged(trainer.model)
-    return aligned.requires_grad_(True), trainer.state.log_history
+    return aligned, trainer.state.log_history

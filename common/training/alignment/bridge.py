@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from common.data.conversations.encoded import ChatFormat
 from common.errors import UserError
-from flare.model import FlareForConditionalGeneration
 
 if TYPE_CHECKING:
     import datasets
     from peft import LoraConfig
 
-# The language model's projections and feed-forwards.
-LORA_TARGETS = r"decoder\.blocks\.\d+\.(attention\.to_\w+|feed_forward\.\w+)"
+Log = list[dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class RoundConfig:
     max_grad_norm: float = 1.0
     max_tokens: int = 512  # of a conversation
     lora_rank: int | None = None  # None: all weights that are not frozen
-    frozen: tuple[str, ...] = ()  # parts of the model, e.g. vision_encoder
+    frozen: tuple[str, ...] = ()  # parts beside those that the model keeps frozen itself
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
 
@@ -47,31 +47,95 @@ class RoundConfig:
 
 
 @contextmanager
-def scored_by_trl(*models: FlareForConditionalGeneration) -> Iterator[None]:
-    """Lends the models what TRL's fused head calls for hidden states; on leaving, they are as
-    before, TRL's own change of `forward` included."""
+def scored_by_trl(*models: PreTrainedModel) -> Iterator[None]:
+    """Lends the models what TRL's fused head calls for hidden states and for the head; on leaving,
+    they are as before, TRL's own change of `forward` included."""
     for model in models:
         model.model = LastHiddenState(model)
+        extra = getattr(model, "new_outputs", None)
+        if isinstance(extra, nn.Linear):
+            model.get_output_embeddings = Lent(ExtendedHead(model.get_output_embeddings(), extra))
     try:
         yield
     finally:
         for model in models:
-            del model.model
-            model.__dict__.pop("forward", None)
+            for lent in ("model", "get_output_embeddings", "forward"):
+                model.__dict__.pop(lent, None)
+
+
+@contextmanager
+def trainable(model: PreTrainedModel, *, frozen: tuple[str, ...]) -> Iterator[None]:
+    """These parts get no gradients, beside those that have none anyway; on leaving, all is as
+    before.
+
+    Raises:
+        UserError: one is no part of the model.
+    """
+    known = dict(model.named_children())
+    for part in frozen:
+        if part not in known:
+            raise UserError(f"{part} is no part of the model; it has {', '.join(known)}")
+    # By name: merging adapters makes new parameters.
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for part in frozen:
+        known[part].requires_grad_(False)
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before.get(name, False))
 
 
 @dataclass(frozen=True, eq=False)
 class LastHiddenState:
     """The model up to its head, under the name that transformers gives to backbones."""
 
-    whole: FlareForConditionalGeneration
+    whole: PreTrainedModel
 
     def __call__(self, input_ids: Int[Tensor, "b s"], **inputs: Any) -> BaseModelOutput:
         """Hidden states of all tokens; logits of the last alone are computed, and thrown away."""
-        forward = FlareForConditionalGeneration.forward  # not TRL's, which called this
+        forward = type(self.whole).forward  # not TRL's, which called this
         done = forward(self.whole, input_ids, **inputs, output_hidden_states=True, logits_to_keep=1)
         assert done.hidden_states is not None
-        return BaseModelOutput(last_hidden_state=done.hidden_states[0])
+        return BaseModelOutput(last_hidden_state=done.hidden_states[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class ExtendedHead:
+    """A head with the rows of new tokens behind its own, as TRL reads heads: by their weights."""
+
+    own: nn.Linear
+    new: nn.Linear
+
+    @property
+    def weight(self) -> Float[Tensor, "v d"]:
+        """Rows of all tokens."""
+        return torch.cat([self.own.weight, self.new.weight.to(self.own.weight)])
+
+    @property
+    def bias(self) -> Float[Tensor, " v"] | None:
+        """The new tokens have none."""
+        if self.own.bias is None:
+            return None
+        return torch.nn.functional.pad(self.own.bias, (0, self.new.out_features))
+
+
+@dataclass(frozen=True, eq=False)
+class Lent:
+    """Gives what it holds."""
+
+    head: ExtendedHead
+
+    def __call__(self) -> ExtendedHead:
+        return self.head
+
+
+def merged(model: nn.Module) -> PreTrainedModel:
+    """The model itself, with the adapters that PEFT put around it added to its weights."""
+    merge = getattr(model, "merge_and_unload", None)
+    whole = model if merge is None else merge()
+    assert isinstance(whole, PreTrainedModel)
+    return whole
 
 
 def numbers(num: int) -> "datasets.Dataset":
@@ -126,25 +190,14 @@ def arguments(config: RoundConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def lora(config: RoundConfig) -> "LoraConfig | None":
-    """Adapters on the decoder, or none."""
+def lora(config: RoundConfig, form: ChatFormat, model: nn.Module) -> "LoraConfig | None":
+    """Adapters where the format says, or none."""
     if config.lora_rank is None:
         return None
     from peft import LoraConfig  # noqa: PLC0415 -- optional
 
     return LoraConfig(
-        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=LORA_TARGETS
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules=form.lora_targets(model),
     )
-
-
-def freeze(model: FlareForConditionalGeneration, parts: tuple[str, ...]) -> None:
-    """These parts get no gradients.
-
-    Raises:
-        UserError: one is no part of the model.
-    """
-    known = dict(model.named_children())
-    for part in parts:
-        if part not in known:
-            raise UserError(f"{part} is no part of the model; it has {', '.join(known)}")
-        known[part].requires_grad_(False)

@@ -4,13 +4,14 @@ request came, under any judge."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
+from common.data.conversations.encoded import ChatFormat
 from common.data.conversations.pairs import requested
 from common.data.embedded.preferences import Preference
 from common.evaluation.intervals import wilson_interval
 from common.evaluation.judging import Judge
-from flare.instruct.answering import answers
-from flare.model import FlareForConditionalGeneration
-from flare.processing import FlareProcessor
+from common.generation.answers import answers
 
 MOST_ANSWER_TOKENS = 16
 
@@ -37,16 +38,20 @@ class Refusals:
 
 
 def score_refusals(
-    model: FlareForConditionalGeneration,
-    processor: FlareProcessor,
+    model: PreTrainedModel,
+    form: ChatFormat,
     preferences: Sequence[Preference],
     *,
     judge: Judge,
 ) -> list[Refusals]:
-    """The model's answers to the requests, judged."""
+    """The model's answers to the requests, judged.
+
+    Raises:
+        UserError: the model does not know a medium of them.
+    """
     written = answers(
         model,
-        processor,
+        form,
         [requested(preference) for preference in preferences],
         max_new_tokens=MOST_ANSWER_TOKENS,
     )
