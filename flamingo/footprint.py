@@ -37,7 +37,8 @@ from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig, Text
 from flamingo.media import Media
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.presets import PRESETS
-from flamingo.task import FlamingoTask, FlamingoTaskConfig
+from flamingo.task import FlamingoTask
+from flamingo.task_config import FlamingoTaskConfig
 from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask
 
 

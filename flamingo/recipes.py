@@ -12,7 +12,8 @@ from common.parallel.mesh import ParallelConfig
 from common.training.run import CheckpointConfig, OptimizerConfig, RunConfig, ScheduleConfig
 from common.training.task import Task
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
-from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
+from flamingo.task import FlamingoTask
+from flamingo.task_config import FlamingoTaskConfig, SourceConfig
 from flamingo.vision_pretraining import ContrastiveConfig, ContrastiveTask, tiny_contrastive
 
 FlamingoRun = RunConfig[FlamingoTaskConfig]
@@ -152,13 +153,7 @@ def flamingo_80b_paper() -> FlamingoRun:
     (appendices A.3 and B.1).
     """
     run = flamingo_80b()
-    task = replace(
-        run.task,
-        image_size=320,
-        max_tokens=256,
-        max_images=5,
-        augment_steps=0,
-    )
+    task = replace(run.task, image_size=320, max_tokens=256, max_images=5, augment_steps=0)
     return replace(
         run,
         task=task,

@@ -5,10 +5,10 @@ update. Trained are the gated cross-attention, the resampler and the two new tok
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -21,12 +21,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from common.checkpoint.pretrained import read_part, read_processor
-from common.data.augmentation import AugmentConfig
+from common.checkpoint.pretrained import read_processor
 from common.data.corpus import Split
 from common.data.packing import PackState
 from common.data.transfer import on_device
-from common.encoders.vision import VisionEncoder, read_description
+from common.encoders.vision import VisionEncoder
 from common.errors import UserError
 from common.evaluation.perplexity import perplexity
 from common.objectives.language import IGNORED
@@ -43,83 +42,20 @@ from flamingo.model import FlamingoForConditionalGeneration, build_vision_encode
 from flamingo.parallelize import parallelize
 from flamingo.presets import PRESETS
 from flamingo.processing import FlamingoProcessor
-from flamingo.started import started_config, started_model
+from flamingo.started import (
+    is_without_memory,
+    load_local,
+    started_config,
+    started_model,
+    vision_config_of,
+)
+from flamingo.task_config import FlamingoTaskConfig, SourceConfig
 
 WEIGHT_DECAY = 0.1  # of the gated cross-attention's matrices; resampler, norms and gates have none
 VALIDATION_ROWS = 64  # per data set
 VALIDATION_BATCH = 16
 NUM_SAMPLES = 3
 GREY = 128  # what a blind model is shown
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """One data set of the update."""
-
-    # Name in metrics and tables.
-    name: str
-    # The first three are generated; interleaved and image_pairs need a path. Conversations:
-    # instructions, requests; by path: llava, m3it.
-    kind: corpora.Kind
-    # Folder of shards or of pairs, or a .jsonl file of documents. Of generated kinds the shards
-    # that `prepare_data.py embedded` wrote, or None to generate them on the way. Of conversations
-    # a file of records.
-    path: Path | None = None
-    # Folder that the names of media in a file of records are relative to; None: that of the file.
-    media: Path | None = None
-    # Rows of one update, over all ranks.
-    batch_size: int
-    # Factor of its loss in the update.
-    weight: float
-    # Share of documents whose text is bound to the next image (the paper's p_next).
-    next_image_probability: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.next_image_probability <= 1:
-            raise UserError(
-                f"source {self.name}: next_image_probability must lie in 0..1, "
-                f"not {self.next_image_probability}"
-            )
-        if self.batch_size < 1:
-            raise UserError(f"source {self.name}: batch_size must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlamingoTaskConfig:
-    """Model, data and what is trained."""
-
-    # Preset of the architecture: flamingo_tiny, flamingo_3b, flamingo_9b or flamingo_80b.
-    model: str
-    # The data sets; all of them are in every update.
-    sources: tuple[SourceConfig, ...]
-    # Folder of a trained Flamingo to go on from, with all its parts; None: a new bridge.
-    start: Path | None = None
-    # Folder of a causal language model with its tokenizer; None: random weights.
-    language_model: Path | None = None
-    # Folder of a vision encoder from the contrastive stage; None: random weights.
-    vision_encoder: Path | None = None
-    # Precision in which the frozen parts are kept.
-    frozen_precision: Literal["fp32", "bf16"] = "bf16"
-    # Tokens of a row, packed with documents that do not see one another; a longer one is cut.
-    max_tokens: int = 2048
-    # Most images of a row; a document with more is cut.
-    max_images: int = 8
-    # Image side in pixels; None: the preset's.
-    image_size: int | None = None
-    # Updates at the start of training during which images are cropped and jittered at random.
-    augment_steps: int = 0
-    # Strength of the augmentation.
-    augmentation: AugmentConfig = field(default_factory=AugmentConfig)
-    # Seed of the data.
-    data_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.model not in PRESETS:
-            raise UserError(f"no preset {self.model!r}; presets are {', '.join(PRESETS)}")
-        if not self.sources:
-            raise UserError("a run needs at least one source")
-        if self.start is not None and (self.language_model or self.vision_encoder):
-            raise UserError("start has all parts; leave out language_model and vision_encoder")
 
 
 class FlamingoTask:
@@ -130,17 +66,16 @@ class FlamingoTask:
 
     def build_model(self) -> FlamingoForConditionalGeneration:
         """Frozen parts from their folders or random, the bridge new, gates closed."""
-        if self.config.start is not None and not _is_without_memory():
+        if self.config.start is not None and not is_without_memory():
             return started_model(
                 self.config.start, self.model_config, frozen_dtype=self._frozen_dtype
             )
         self._refuse_random_backbones()
-        model = FlamingoForConditionalGeneration.from_backbones(
+        return FlamingoForConditionalGeneration.from_backbones(
             self.model_config,
             language_model=self._language_model().to(self._frozen_dtype),
             vision_encoder=self._vision_encoder().to(self._frozen_dtype),
         )
-        return model
 
     def blocks(self, model: FlamingoForConditionalGeneration) -> Iterator[nn.Module]:
         """Of all parts that gradients cross."""
@@ -293,20 +228,20 @@ class FlamingoTask:
             "--task.vision-encoder": self.config.vision_encoder,
         }
         missing = [option for option, folder in given.items() if folder is None]
-        if missing and self.config.model != "flamingo_tiny" and not _is_without_memory():
+        if missing and self.config.model != "flamingo_tiny" and not is_without_memory():
             raise UserError(
                 f"{self.config.model} keeps its backbones frozen and needs trained ones; "
                 f"give {' and '.join(missing)}"
             )
 
     def _vision_encoder(self) -> VisionEncoder:
-        if self.config.vision_encoder is not None and not _is_without_memory():
+        if self.config.vision_encoder is not None and not is_without_memory():
             return VisionEncoder.from_folder(self.config.vision_encoder)
         return build_vision_encoder(self.model_config.vision_config)
 
     def _language_model(self) -> PreTrainedModel:
         folder = self.config.language_model
-        if folder is None or _is_without_memory():
+        if folder is None or is_without_memory():
             return build_language_model(self.model_config.text_config)
         return load_local(AutoModelForCausalLM, folder, dtype=self._frozen_dtype)
 
@@ -340,33 +275,6 @@ class FlamingoTask:
             augmentation=self.config.augmentation,
             seed=self.config.data_seed,
         )
-
-
-def _is_without_memory() -> bool:
-    """A model is built for its shapes only."""
-    return torch.get_default_device().type == "meta"
-
-
-def load_local(auto_class: Any, folder: Path, **options: Any) -> Any:
-    """A part of a language model from a local folder; nothing is downloaded, no code is run."""
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"no language model in {folder}: config.json is missing there; train the language "
-            "stage first or give the folder of another causal language model"
-        )
-    return read_part(auto_class, folder, what="language model", **options)
-
-
-def vision_config_of(folder: Path) -> FlamingoVisionConfig:
-    """What `VisionEncoder.save` wrote beside the weights, as a configuration."""
-    description = read_description(folder)
-    return FlamingoVisionConfig(
-        name=description["name"],
-        image_size=description["image_size"],
-        model_options=description["model_options"],
-        image_mean=description["mean"],
-        image_std=description["std"],
-    )
 
 
 def _summed_loss(

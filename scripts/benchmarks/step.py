@@ -24,7 +24,8 @@ from flamingo.config import FlamingoConfig
 from flamingo.data import FlamingoBatch, FlamingoExample, collate, join
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.presets import flamingo_tiny, tiny_vision
-from flamingo.task import WEIGHT_DECAY, FlamingoTask, FlamingoTaskConfig, SourceConfig
+from flamingo.task import WEIGHT_DECAY, FlamingoTask
+from flamingo.task_config import FlamingoTaskConfig, SourceConfig
 from scripts.benchmarks import peers
 from scripts.benchmarks.memory import peak_bytes
 from scripts.benchmarks.timing import CLOCK, Row, alternating, ratio

@@ -86,6 +86,7 @@ def test_a_picture_that_was_uploaded_is_talked_about(visitor: Visitor) -> None:
     assert visitor.last_event()["success"]
 
 
+@pytest.mark.proves("S8", "uploads beyond the limits", 4)
 def test_files_beyond_the_limit_are_refused_while_they_come(visitor: Visitor) -> None:
     large = bytes(MAX_UPLOAD_MB * 1_000_000 + 1)
     assert visitor.http.post(f"{API}/upload", files={"files": ("a.png", large)}).status_code == 413
@@ -99,6 +100,7 @@ def test_files_beyond_the_limit_are_refused_while_they_come(visitor: Visitor) ->
     assert both.status_code in {400, 411}
 
 
+@pytest.mark.proves("S8", "files of another kind", 5)
 def test_what_is_no_picture_is_told_in_a_line_without_the_place_of_the_file(
     visitor: Visitor,
 ) -> None:
@@ -117,6 +119,7 @@ def test_what_is_no_picture_is_told_in_a_line_without_the_place_of_the_file(
         assert "/gradio/" not in message
 
 
+@pytest.mark.proves("S8", "references to other files and addresses", 1)
 @pytest.mark.parametrize(
     ("change", "status"),
     [
@@ -143,6 +146,7 @@ def test_a_file_that_was_not_uploaded_here_is_refused(
     assert visitor.say("what is it", {**file, **change}).status_code == status
 
 
+@pytest.mark.proves("S8", "crowds of files, long and nested messages", 5)
 def test_crowds_of_files_and_long_messages_are_refused(visitor: Visitor) -> None:
     file = visitor.upload("a.png", picture())
     assert visitor.say("", *[file] * 100).status_code == 413
@@ -153,6 +157,7 @@ def test_crowds_of_files_and_long_messages_are_refused(visitor: Visitor) -> None
     assert visitor.http.post(f"{API}/queue/join", content=nested, headers=JSON).status_code == 400
 
 
+@pytest.mark.proves("S8", "absurd lengths of answers", 1)
 @pytest.mark.parametrize("tokens", [10**9, 1025, 0, -1, 1.5, float("nan"), float("inf"), "many"])
 def test_absurd_lengths_of_answers_are_refused(visitor: Visitor, tokens: object) -> None:
     assert "1 to 1024 tokens" in visitor.told(visitor.say("hello", tokens=tokens))
@@ -162,6 +167,7 @@ def test_an_empty_message_is_refused(visitor: Visitor) -> None:
     assert "empty" in visitor.told(visitor.say(" "))
 
 
+@pytest.mark.proves("S8", "addresses beside the page", 1)
 @pytest.mark.parametrize(
     "address",
     [
@@ -184,6 +190,7 @@ def test_what_gradio_offers_beside_the_page_is_not_there(visitor: Visitor, addre
     assert visitor.http.post(address, json={}).status_code == 404
 
 
+@pytest.mark.proves("S8", "files of the machine", 4)
 def test_files_of_this_machine_cannot_be_read(visitor: Visitor) -> None:
     inside = visitor.upload("a.png", picture())["path"]
     assert visitor.http.get(f"{API}/file={inside}").content == picture()

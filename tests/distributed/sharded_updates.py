@@ -28,7 +28,8 @@ from flamingo.config import FlamingoConfig
 from flamingo.data import FlamingoBatch
 from flamingo.model import FlamingoForConditionalGeneration
 from flamingo.recipes import flamingo_tiny
-from flamingo.task import FlamingoTask, SourceConfig
+from flamingo.task import FlamingoTask
+from flamingo.task_config import SourceConfig
 from flare.corpora import SourceConfig as SourceOfFlare
 from flare.data import MixtureSource
 from flare.instruct.task_corpora import NUM_PREFERENCES

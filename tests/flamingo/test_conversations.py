@@ -18,7 +18,8 @@ from common.objectives.language import IGNORED
 from flamingo.chat_format import ROLES_TEMPLATE, FlamingoFormat
 from flamingo.conversations import fitting_dialogue
 from flamingo.recipes import flamingo_tiny_instruct
-from flamingo.task import FlamingoTask, SourceConfig
+from flamingo.task import FlamingoTask
+from flamingo.task_config import SourceConfig
 from tests.flamingo import tiny
 
 

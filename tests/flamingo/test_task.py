@@ -9,7 +9,8 @@ from common.errors import UserError
 from flamingo.attention_map import attention_map
 from flamingo.language_pretraining import LanguageTask, LanguageTaskConfig
 from flamingo.recipes import RECIPES, flamingo_80b, flamingo_80b_paper, flamingo_tiny, make_task
-from flamingo.task import FlamingoTask, FlamingoTaskConfig, SourceConfig
+from flamingo.task import FlamingoTask
+from flamingo.task_config import FlamingoTaskConfig, SourceConfig
 from tests.feeds import packed_examples
 from tests.flamingo import tiny
 

@@ -21,7 +21,7 @@ from common.training import finish
 from common.training.command_line import main
 from common.training.run import CheckpointConfig, RunConfig
 from common.training.task import Task
-from flamingo.task import SourceConfig
+from flamingo.task_config import SourceConfig
 from tests.common.training.toy import make_task as make_toy
 from tests.common.training.toy import toy
 from tests.distributed.launch import preloaded

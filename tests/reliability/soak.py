@@ -28,7 +28,7 @@ from common.data.shards.build import build_indices
 from common.data.shards.files import FINGERPRINTED_BYTES
 from common.training.metrics import read_lines
 from flamingo.task import FlamingoTask
-from flamingo.task import SourceConfig as FlamingoSource
+from flamingo.task_config import SourceConfig as FlamingoSource
 from flare.corpora import SourceConfig as FlareSource
 from flare.corpora import draw_of, embedded_tokenizer
 from flare.task import FlareTask
