@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from common.data.feed import Supply
-from common.objectives.language import next_token_loss
+from common.objectives.language import linear_next_token_loss, next_token_loss
 from common.parallel.plan.counting import Call, captured, fresh
 from common.parallel.plan.footprint import (
     COMPUTED_IN,
@@ -122,7 +123,11 @@ def _flamingo(task: FlamingoTaskConfig, images: int, dtype: torch.dtype) -> Foot
         towers=(_vision(full, short, images), _resampler(full, short, images)),
         layers=tuple((gated, layer) if i in with_media else (layer,) for i in range(number)),
         embedding=_embedding(full.language_model, full.new_inputs),
-        head=_head(full.language_model, short.language_model, length, full.new_outputs),
+        head=_head(
+            full.language_model,
+            partial(_logits_by_chunks, short.language_model, length),
+            full.new_outputs,
+        ),
         root_bytes=_bytes(full.new_inputs) + _bytes(full.new_outputs),
         hidden_dim=config.text_config.hidden_size,
     )
@@ -154,7 +159,7 @@ def _language(task: LanguageTaskConfig, dtype: torch.dtype) -> Footprint:
         towers=(),
         layers=((layer,),) * text.num_hidden_layers,
         embedding=_embedding(full),
-        head=_head(full, short, task.max_tokens),
+        head=_head(full, partial(_all_logits, short, task.max_tokens)),
         hidden_dim=text.hidden_size,
     )
 
@@ -263,24 +268,38 @@ def _embedding(language_model: PreTrainedModel, *new: nn.Module) -> Unit:
     return _unit("embedding", nn.ModuleList([table, *new]), _nothing)
 
 
-def _head(full: PreTrainedModel, short: PreTrainedModel, length: int, *new: nn.Module) -> Unit:
-    """Final norm, output layer and loss over all logits."""
-    head, dtype = short.get_output_embeddings(), short.dtype
-
-    def loss(hidden: Tensor, labels: Tensor) -> Tensor:
-        return next_token_loss(head(hidden), labels)[0]
-
-    def prepare(rows: int) -> Call:
-        shape = (rows, length, head.in_features)
-        hidden = torch.empty(*shape, dtype=dtype, device="meta", requires_grad=True)
-        labels = torch.zeros(rows, length, dtype=torch.int64, device="meta")
-        return _call(loss, hidden, labels, owner=head)
-
+def _head(full: PreTrainedModel, prepare: Callable[[int], Call], *new: nn.Module) -> Unit:
+    """Final norm, output layer and loss."""
     layers = {id(p) for layer in decoder_layers(full) for p in layer.parameters()}
     table = {id(p) for p in full.get_input_embeddings().parameters()}
     owned = [p for p in full.parameters() if id(p) not in layers | table]
     owned += [p for module in new for p in module.parameters()]
     return Unit(name="head and loss", prepare=prepare, weights=weights_among(owned))
+
+
+def _all_logits(short: PreTrainedModel, length: int, rows: int) -> Call:
+    head = short.get_output_embeddings()
+    shape = (rows, length, head.in_features)
+    hidden = torch.empty(*shape, dtype=short.dtype, device="meta", requires_grad=True)
+    labels = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+    return _call(lambda h, y: next_token_loss(head(h), y)[0], hidden, labels, owner=head)
+
+
+def _logits_by_chunks(short: PreTrainedModel, length: int, rows: int) -> Call:
+    """Of a frozen head, as if every token were a target."""
+    head, number = short.get_output_embeddings(), rows * (length - 1)
+    fake = FakeTensorMode()  # autocast, which the loss asks, knows no meta device
+    with fake:
+        weight = torch.empty(*head.weight.shape, dtype=short.dtype)
+        shape = (number, head.in_features)
+        hidden = torch.empty(*shape, dtype=short.dtype, requires_grad=True)
+
+    def run(hidden: Tensor) -> Tensor:
+        with fake:
+            targets = torch.zeros(number, dtype=torch.int64)
+            return linear_next_token_loss(hidden, weight, targets, z_loss=0.0)
+
+    return Call(function=run, arguments=(hidden,))
 
 
 def _shortened(config: FlamingoConfig) -> FlamingoConfig:

@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import flamingo.footprint
 import flare.footprint
 from common.errors import UserError
-from common.objectives.language import next_token_loss
 from common.parallel.plan.claims import Claim, contradictions
 from common.parallel.plan.cluster import GIB, GPUS, Layout
 from common.parallel.plan.counting import Cost
@@ -340,13 +339,16 @@ def decode(model: FlareForConditionalGeneration, *, rows: int, length: int) -> T
 def language_loss(model: FlamingoForConditionalGeneration, *, rows: int, length: int) -> Tensor:
     ids = torch.randint(8, 900, (rows, length))
     pixels = torch.randint(0, 256, (rows, 1, 3, 32, 32), dtype=torch.uint8)
-    logits = model(
+    loss: Tensor = model(
         ids,
         pixel_values=pixels,
         media_item=torch.ones_like(ids),
         document_ids=torch.zeros_like(ids),
-    ).logits
-    return next_token_loss(logits, ids)[0]
+        labels=ids,
+        num_items_in_batch=1,
+        skip_logits=True,
+    ).loss
+    return loss
 
 
 def costs_of_all(counted: Footprint, recompute: Recompute) -> list[Cost]:
