@@ -52,11 +52,11 @@ test: check  ## everything that runs without a GPU: the fast part, then the slow
 	$(if $(COMPILED),$(PYTEST) -m "not gpu" $(COMPILED))
 
 nightly: $(STAMP)  ## hundreds of kills of both models (not part of `make test`)
-	$(PYTEST) -m nightly --matrix runs/nightly
+	$(PYTEST) -m nightly --matrix=runs/nightly
 
 matrix: $(STAMP)  ## count the faults that the tests survive into docs/reliability.md
 	rm -rf runs/matrix
-	$(PYTEST) $(SHAPES) -m "not gpu and not nightly" --matrix runs/matrix $(PROOFS)
+	$(PYTEST) $(SHAPES) -m "not gpu and not nightly" --matrix=runs/matrix $(PROOFS)
 	$(BIN)/python -m tests.reliability.table runs/matrix docs/reliability.md
 
 check: lint  ## the fast part: ruff, mypy, fast tests (at most 3 minutes on 2 cores)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from common.data.conversations.corpus import ConversationCorpus, Measure, turns_in
 from common.data.conversations.embedded import TaughtInstructions
 from common.data.conversations.encoded import EncodedChat, given, joined
-from common.data.conversations.files import instruction_corpus
+from common.data.conversations.files import file_corpus
 from common.data.conversations.messages import Conversations, Turn
 from common.data.conversations.pairs import UnalignedRequests
 from common.data.corpus import Corpus, Split
@@ -54,7 +54,7 @@ def open_conversations(
         return ConversationCorpus(kind, items, digest=digest, measure=measure)
     if path is None:
         raise UserError(f"a source of kind {kind} needs a path: a .json or .jsonl file of records")
-    return instruction_corpus(kind, path, media=media, split=split, measure=measure)
+    return file_corpus(kind, path, media=media, split=split, measure=measure)
 
 
 def num_tokens(processor: FlamingoProcessor, document: Document) -> int:

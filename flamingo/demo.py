@@ -13,7 +13,7 @@ from common.demo.abilities import Demonstrated, DocumentPart
 from common.demo.card import model_card
 from common.evaluation.plots import attention_picture
 from flamingo.attention_map import attention_map
-from flamingo.chat import FlamingoChat
+from flamingo.chat import flamingo_chat
 from flamingo.evaluated import EvaluatedFlamingo, load
 from flamingo.generation import complete
 
@@ -31,7 +31,7 @@ def demonstrated(folder: Path, *, device: torch.device | str, dtype: torch.dtype
         card=card,
         hears=False,
         num_examples=4,
-        start_chat=partial(FlamingoChat, loaded.model, loaded.processor),
+        start_chat=partial(flamingo_chat, loaded.model, loaded.processor),
         completer=_Completer(loaded),
         embedder=loaded,
         draw_attention=partial(_draw_attention, loaded),

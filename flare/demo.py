@@ -9,7 +9,7 @@ import torch
 
 from common.demo.abilities import Demonstrated, DocumentPart
 from common.demo.card import model_card
-from flare.chat import FlareChat
+from flare.chat import flare_chat
 from flare.evaluated import EvaluatedFlare, load
 from flare.generation import complete
 
@@ -27,7 +27,7 @@ def demonstrated(folder: Path, *, device: torch.device | str, dtype: torch.dtype
         card=card,
         hears=True,
         num_examples=0,  # its training shows it no examples that a document begins with
-        start_chat=partial(FlareChat, loaded.model, loaded.processor),
+        start_chat=partial(flare_chat, loaded.model, loaded.processor),
         completer=_Completer(loaded),
         embedder=loaded,
     )

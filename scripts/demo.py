@@ -7,8 +7,6 @@ r"""A page in the browser to talk with a Flamingo or a FLARE, show it examples a
 It needs Gradio (pip install 'flare-flamingo[demo]'), serves this machine only and fetches nothing.
 """
 
-import contextlib
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from transformers.utils import logging
 from common.checkpoint.pretrained import model_type
 from common.demo.limits import Limits
 from common.errors import UserError
-from common.training.command_line import condense
+from common.training.options import parse_options
 
 # By the type of the model; they and the page are imported where Gradio is known to be there.
 LOADERS = {"flamingo": "flamingo.demo", "flare": "flare.demo"}
@@ -49,7 +47,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until interrupted; exit status 2 for a user's mistake."""
     try:
-        options = _parsed(arguments)
+        options = parse_options(Options, arguments, description=None)
         if options is not None:
             _serve(options)
     except UserError as error:
@@ -86,18 +84,6 @@ def _loader(folder: Path) -> str:
 
 def _tell(address: str) -> None:
     print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
-
-
-def _parsed(arguments: Sequence[str] | None) -> Options | None:
-    """The options, or None when help was printed."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Options, args=arguments)
-    except SystemExit as ended:
-        if ended.code in (0, None):
-            return None
-        raise UserError(condense(complaint.getvalue())) from None
 
 
 if __name__ == "__main__":

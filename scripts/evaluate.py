@@ -25,9 +25,7 @@ chats. The same command goes on where it was stopped, with any number of process
     accelerate launch --config_file scripts/accelerate/cpu_2.yaml scripts/evaluate.py vqa ...
 """
 
-import contextlib
 import inspect
-import io
 import re
 import shlex
 import sys
@@ -67,8 +65,8 @@ from common.evaluation.suites.retrieval import RetrievalConfig, run_retrieval
 from common.evaluation.suites.sound_classes import SoundClassesConfig, run_sound_classes
 from common.evaluation.suites.vqa import VqaConfig, run_vqa
 from common.evaluation.work import Workplace
-from common.training.command_line import condense
 from common.training.config_json import Json, to_json
+from common.training.options import parse_options
 from common.training.processes import (
     Processes,
     is_first_process,
@@ -176,21 +174,16 @@ def _parsed(words: Sequence[str]) -> Evaluation[Any] | None:
         for name, suite in SUITES.items()
     )
     kind: Any = Union[kinds]  # noqa: UP007 -- of a tuple
-    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
-            command: Evaluation[Any] = tyro.cli(
-                kind,
-                args=list(words) or ["--help"],
-                prog=Path(__file__).name,
-                description=__doc__,
-                config=(tyro.conf.OmitSubcommandPrefixes,),
-            )
-            return command
-    except SystemExit as ended:
-        if ended.code in (0, None):
-            return None
-        raise UserError(_told(condense(complaint.getvalue()))) from None
+        return parse_options(
+            kind,
+            list(words) or ["--help"],
+            description=__doc__,
+            program=Path(__file__).name,
+            markers=(tyro.conf.OmitSubcommandPrefixes,),
+        )
+    except UserError as error:
+        raise UserError(_told(str(error))) from None
 
 
 def _check_name(words: Sequence[str]) -> None:

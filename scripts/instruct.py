@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import tyro
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.utils import logging
 
@@ -40,6 +39,7 @@ from common.evaluation.report import Json, Section, settings_section, table, wri
 from common.training.alignment.bridge import RoundConfig, require_trl
 from common.training.alignment.instruct import instruct
 from common.training.alignment.prefer import PreferenceConfig, align
+from common.training.options import parse_options
 from flamingo.chat_format import FlamingoFormat
 from flare.instruct.encoding import FlareFormat
 
@@ -115,11 +115,13 @@ class Options:
     silent: bool = False
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is not done yet; exit status 2 for a user's mistake."""
-    options = tyro.cli(Options, description=__doc__)
     logging.disable_progress_bar()
     try:
+        options = parse_options(Options, arguments, description=__doc__)
+        if options is None:
+            return 0
         require_trl()
         started = time.monotonic()
         scores = rounds(options)

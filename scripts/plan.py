@@ -8,8 +8,6 @@ Everything is counted on the real model, on the meta device; nothing is download
 Exit status 0 if the run fits, 1 if not, 2 for a mistake.
 """
 
-import contextlib
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -42,10 +40,10 @@ from common.parallel.recompute import Recompute
 from common.parallel.sharding import whole
 from common.training.balance import Balance
 from common.training.build import build_model
-from common.training.command_line import condense
 from common.training.contrast import OnePass, TwoPasses
 from common.training.loader import MicroBatch
 from common.training.optimizer import build_optimizer, clip_gradients, step_unless
+from common.training.options import parse_options
 from common.training.run import RunConfig
 from common.training.staged import StagedUpdate
 from common.training.task import Contrastive, Divisible, Staged, Task
@@ -99,24 +97,13 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints tables; see the module for the exit status."""
     try:
-        options = _parse(arguments)
+        options = parse_options(Options, arguments, description=__doc__)
         if options is None:  # Only help was asked for.
             return 0
         return _report(options)
     except UserError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-
-
-def _parse(arguments: Sequence[str] | None) -> Options | None:
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Options, args=arguments, description=__doc__)
-    except SystemExit as ended:
-        if ended.code in (0, None):
-            return None
-        raise UserError(condense(complaint.getvalue())) from None
 
 
 def _report(options: Options) -> int:

@@ -9,9 +9,7 @@ r"""Writes the technical report of runs, evaluations and alignments.
 measured. Exit status 2 for a mistake.
 """
 
-import contextlib
 import inspect
-import io
 import re
 import shlex
 import subprocess
@@ -19,8 +17,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
 
 import flamingo.model
 import flare.model
@@ -37,7 +33,7 @@ from common.evaluation.technical_report.inputs import (
 )
 from common.evaluation.technical_report.sources import Source
 from common.evaluation.technical_report.writing import verify, write_technical_report
-from common.training.command_line import condense
+from common.training.options import parse_options
 
 ABOUT = {
     "flamingo": inspect.cleandoc(flamingo.model.__doc__ or ""),
@@ -91,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the report and reads each of its figures again."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parsed(words)
+        options = parse_options(Options, words or ["--help"], description=__doc__)
         if options is not None:
             command = shlex.join(["python", "scripts/report.py", *words])
             page = write_technical_report(options.out, _inputs(options), command=command)
@@ -100,18 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
-
-
-def _parsed(words: Sequence[str]) -> Options | None:
-    """The options, or None when help was printed."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Options, args=words or ["--help"], description=__doc__)
-    except SystemExit as ended:
-        if ended.code in (0, None):
-            return None
-        raise UserError(condense(complaint.getvalue())) from None
 
 
 def _inputs(options: Options) -> Inputs:

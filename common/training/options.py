@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import io
+import re
 from collections.abc import Sequence
 from typing import Any, Never, TypeVar
 
@@ -32,9 +33,16 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parse_options(
-    kind: type[OptionsT], arguments: Sequence[str] | None, *, description: str | None
+    kind: type[OptionsT],
+    arguments: Sequence[str] | None,
+    *,
+    description: str | None,
+    program: str | None = None,
+    markers: Sequence[Any] = (),
 ) -> OptionsT | None:
     """The options on the command line; None: help was asked for, and printed.
+
+    `kind` is a dataclass or a union of subcommands, `markers` are tyro's for all of it.
 
     Raises:
         UserError: an option is unknown, is missing or has an impossible value.
@@ -42,8 +50,15 @@ def parse_options(
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=arguments, description=description)
+            return tyro.cli(
+                kind,
+                args=arguments,
+                description=description,
+                prog=program,
+                config=tuple(markers),
+            )
     except SystemExit as ended:
         if ended.code in (0, None):
             return None
-        raise UserError(condense(complaint.getvalue())) from None
+        sentence = condense(complaint.getvalue())
+        raise UserError(re.sub(r"^Error parsing \w+: ", "", sentence)) from None

@@ -2,17 +2,15 @@
 instructions and requests, whose held-out ones share no wording with those that are trained on."""
 
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, get_args
 
 from common.data.conversations.corpus import ConversationCorpus, Measure
 from common.data.conversations.embedded import TaughtInstructions
+from common.data.conversations.files import file_corpus
 from common.data.conversations.messages import Conversations
-from common.data.conversations.pair_files import open_pairs
 from common.data.conversations.pairs import EmbeddedPairs, Pairs, UnalignedRequests
-from common.data.conversations.sources import open_instructions
-from common.data.corpus import Corpus, Split, part_of
+from common.data.corpus import Corpus, Split
 from common.data.embedded.instructions import Instructions
 from common.data.embedded.preferences import Channel, Preferences
 from common.errors import UserError
@@ -56,15 +54,7 @@ def open_conversations(
         )
     if path is None:
         raise UserError(f"a source of kind {kind} needs a path: a .json or .jsonl file of records")
-    folder = media or path.parent
-    items = (
-        open_pairs(path, media=folder)
-        if kind == "pairs"
-        else open_instructions(path, kind=kind, media=folder)
-    )
-    digest = blake2b(repr(items.records).encode(), digest_size=16).hexdigest()
-    whole = ConversationCorpus(str(path), items, digest=digest, measure=measure)
-    return part_of(whole, split, name=str(path))
+    return file_corpus(kind, path, media=media, split=split, measure=measure)
 
 
 EmbeddedSplit = Literal["train", "held_out"]

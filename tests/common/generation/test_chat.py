@@ -14,9 +14,9 @@ from common.data.conversations.messages import Part, question, turns_of
 from common.errors import UserError
 from common.generation.cached_chat import CachedChat
 from common.generation.chat import Chat
-from flamingo.chat import FlamingoChat
+from flamingo.chat import flamingo_chat
 from flamingo.chat_format import FlamingoFormat
-from flare.chat import FlareChat
+from flare.chat import flare_chat
 from flare.instruct.encoding import FlareFormat
 from tests.flamingo import tiny as tiny_flamingo
 from tests.flare.instruct import chats
@@ -44,10 +44,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     if request.param == "flare":
         flare = chats.processor()
         form: ChatFormat = FlareFormat(flare)
-        return Subject(model=chats.model(flare), form=form, kind=FlareChat)
+        return Subject(model=chats.model(flare), form=form, kind=flare_chat)
     processor = tiny_flamingo.processor()
     model = tiny_flamingo.model(vocab_size=300)
-    return Subject(model=model, form=FlamingoFormat(processor), kind=FlamingoChat)
+    return Subject(model=model, form=FlamingoFormat(processor), kind=flamingo_chat)
 
 
 def test_remembered_turns_are_answered_as_the_whole_conversation_is(subject: Subject) -> None:
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_refused_in_one_line_and_not_said(subject: Subject)
 
 
 def test_flamingo_refuses_to_hear_and_goes_on() -> None:
-    chat = FlamingoChat(tiny_flamingo.model(vocab_size=300), tiny_flamingo.processor())
+    chat = flamingo_chat(tiny_flamingo.model(vocab_size=300), tiny_flamingo.processor())
     with pytest.raises(UserError, match="Flamingo reads text and pictures only"):
         chat.say([HUM], max_new_tokens=5)
     assert said(chat, ["hi"])
