@@ -1,8 +1,9 @@
 """The pictures of docs/demo.md, taken from trained models:
 
-    python -m tests.demo.screenshots --model FOLDER --model FOLDER --out docs/pictures
+    python -m tests.demo.screenshots --model FLAMINGO --model FLARE --model TUNED --out FOLDER
 
-The first model is a Flamingo, the second a FLARE, each in the folder of its run.
+The first two models lie in the folders of their runs; the third is a FLARE or a Flamingo that was
+tuned on conversations, in a folder `aligned` (`scripts/instruct.py`).
 """
 
 import argparse
@@ -25,14 +26,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    with TemporaryDirectory() as folder, served(options.model, Path(folder) / "log") as page:
-        for name, (show, width) in SHOWN.items():
-            with visiting(page.address, width=width) as visit:
-                show(visit)
-                visit.wait_until_answered()
-                visit.page.mouse.move(0, 0)
-                visit.page.wait_for_timeout(800)  # fading in
-                _save(visit, options.out / f"demo_{name}.png")
+    flamingo, flare, tuned = options.model
+    for models, shown in (((flamingo, flare), SHOWN), ((flamingo, tuned), TUNED)):
+        with TemporaryDirectory() as folder, served(models, Path(folder) / "log") as page:
+            for name, (show, width) in shown.items():
+                with visiting(page.address, width=width) as visit:
+                    show(visit)
+                    visit.wait_until_answered()
+                    visit.page.mouse.move(0, 0)
+                    visit.page.wait_for_timeout(800)  # fading in
+                    _save(visit, options.out / f"demo_{name}.png")
 
 
 def _few_shot(visit: Visit) -> None:
@@ -44,7 +47,7 @@ def _few_shot(visit: Visit) -> None:
 
 
 def _chat(visit: Visit) -> None:
-    visit.open("flamingo_tiny", "Chat")
+    visit.open("aligned", "Chat")
     visit.seen(".offers .gallery-item").first.click()
     expect(visit.seen(".message .thumbnail-item")).to_have_count(1)
     visit.send()
@@ -76,13 +79,14 @@ def _save(visit: Visit, file: Path) -> None:
     few.save(file, optimize=True)
 
 
-SHOWN: dict[str, tuple[Callable[[Visit], None], int]] = {
+Shown = dict[str, tuple[Callable[[Visit], None], int]]
+SHOWN: Shown = {
     "few_shot": (_few_shot, 1280),
-    "chat": (_chat, 1280),
     "describe": (_describe, 1280),
     "retrieval": (_retrieval, 1280),
     "telephone": (_retrieval, 390),
 }
+TUNED: Shown = {"chat": (_chat, 1280)}
 
 
 if __name__ == "__main__":
