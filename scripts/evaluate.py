@@ -66,7 +66,7 @@ from common.evaluation.suites.sound_classes import SoundClassesConfig, run_sound
 from common.evaluation.suites.vqa import VqaConfig, run_vqa
 from common.evaluation.work import Workplace
 from common.training.config_json import Json, to_json
-from common.training.options import parse_options
+from common.training.options import parse_commands
 from common.training.processes import (
     Processes,
     is_first_process,
@@ -175,7 +175,7 @@ def _parsed(words: Sequence[str]) -> Evaluation[Any] | None:
     )
     kind: Any = Union[kinds]  # noqa: UP007 -- of a tuple
     try:
-        return parse_options(
+        command: Evaluation[Any] | None = parse_commands(
             kind,
             list(words) or ["--help"],
             description=__doc__,
@@ -184,6 +184,7 @@ def _parsed(words: Sequence[str]) -> Evaluation[Any] | None:
         )
     except UserError as error:
         raise UserError(_told(str(error))) from None
+    return command
 
 
 def _check_name(words: Sequence[str]) -> None:

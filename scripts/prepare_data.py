@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from rich.console import Console
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ from common.data.shards.corpus import open_shards
 from common.data.shards.tokens import tokenizer_digest
 from common.errors import UserError
 from common.evaluation.data_plots import samples_picture
-from common.training.options import parse_options
+from common.training.options import parse_commands
 from flamingo.corpora import EMBEDDED_VOCAB_SIZE
 from flamingo.corpora import embedded_tokenizer as flamingo_tokenizer
 from flamingo.recipes import flamingo_tiny_language
@@ -117,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(words: Sequence[str]) -> Command | None:
     """The command, or None when help was printed."""
-    commands: Any = Command  # a union is no type to the checker
-    return parse_options(
-        commands, list(words) or ["--help"], description=__doc__, program=Path(__file__).name
+    command: Command | None = parse_commands(
+        Command, list(words) or ["--help"], description=__doc__, program=Path(__file__).name
     )
+    return command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
 """Options of small scripts, whose mistakes give one line: `OneLineParser` for argparse,
-`parse_options` for a dataclass."""
+`parse_options` for a dataclass, `parse_commands` for several."""
 
 import argparse
 import contextlib
@@ -33,25 +33,36 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parse_options(
-    kind: type[OptionsT],
+    kind: type[OptionsT], arguments: Sequence[str] | None, *, description: str | None
+) -> OptionsT | None:
+    """The options on the command line; None: help was asked for, and printed.
+
+    Raises:
+        UserError: an option is unknown, is missing or has an impossible value.
+    """
+    options: OptionsT | None = parse_commands(kind, arguments, description=description)
+    return options
+
+
+def parse_commands(
+    kinds: Any,
     arguments: Sequence[str] | None,
     *,
     description: str | None,
     program: str | None = None,
     markers: Sequence[Any] = (),
-) -> OptionsT | None:
-    """The options on the command line; None: help was asked for, and printed.
-
-    `kind` is a dataclass or a union of subcommands, `markers` are tyro's for all of it.
+) -> Any:
+    """The same of a union of subcommands, for which Python has no type; `markers` are tyro's, for
+    all of them.
 
     Raises:
-        UserError: an option is unknown, is missing or has an impossible value.
+        UserError: as for `parse_options`.
     """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                kind,
+                kinds,
                 args=arguments,
                 description=description,
                 prog=program,

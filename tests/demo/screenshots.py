@@ -7,7 +7,7 @@ tuned on conversations, in a folder `aligned` (`scripts/instruct.py`).
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,15 +27,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     flamingo, flare, tuned = options.model
-    for models, shown in (((flamingo, flare), SHOWN), ((flamingo, tuned), TUNED)):
-        with TemporaryDirectory() as folder, served(models, Path(folder) / "log") as page:
-            for name, (show, width) in shown.items():
-                with visiting(page.address, width=width) as visit:
-                    show(visit)
-                    visit.wait_until_answered()
-                    visit.page.mouse.move(0, 0)
-                    visit.page.wait_for_timeout(800)  # fading in
-                    _save(visit, options.out / f"demo_{name}.png")
+    _take(SHOWN, (flamingo, flare), options.out)
+    _take(TUNED, (flamingo, tuned), options.out)
+
+
+def _take(shown: "Shown", models: Sequence[Path], out: Path) -> None:
+    with TemporaryDirectory() as folder, served(models, Path(folder) / "log") as page:
+        for name, (show, width) in shown.items():
+            with visiting(page.address, width=width) as visit:
+                show(visit)
+                visit.wait_until_answered()
+                visit.page.mouse.move(0, 0)
+                visit.page.wait_for_timeout(800)  # fading in
+                _save(visit, out / f"demo_{name}.png")
 
 
 def _few_shot(visit: Visit) -> None:
