@@ -80,7 +80,7 @@ def _introduction() -> Block:
         "Figures are in the unit that the field quotes: shares in per cent, CIDEr-D times 100. "
         "Intervals are 95 %. “Blind” is the same prompts with every medium removed. Rows of "
         "others are theirs, taken on the official files; compare them with a row of ours only "
-        "where the limitations do not say that its examples are generated."
+        "where its examples are not generated."
     )
 
 
@@ -136,9 +136,10 @@ def _beside_published(evaluation: Evaluation) -> Iterator[Table]:
         (metric, shots) for metric in metrics for shots in _all_shots(known, ours, metric=metric)
     ]
     settings = list(dict.fromkeys(setting_of(row.score) for row in ours))
+    own = "this report, on generated examples" if evaluation.is_generated else "this report"
     own_rows = [
         (
-            ", ".join(["this report", *([setting] if setting else [])]),
+            ", ".join([own, *([setting] if setting else [])]),
             *(_own_cell(evaluation, ours, setting, column) for column in columns),
         )
         for setting in settings

@@ -9,9 +9,11 @@ from typing import Any
 from common.errors import UserError
 from common.evaluation.suite_files import read_result
 from common.evaluation.technical_report.sources import Source
+from common.training.config_json import flatten
 
 METRICS, CONFIG, RESULTS = "metrics.jsonl", "config.json", "results.json"
 ROW = {"accuracy", "interval_95", "prior"}  # of a quickstart's own test
+GENERATED = ".made-by.json"  # lies in folders of generated benchmarks
 LEAST = 2  # names of a folder's path that tell it from others, or more
 
 
@@ -62,6 +64,13 @@ class Evaluation:
         """The folder of the model that was evaluated."""
         model = None if self.config is None else self.config.at("model")
         return None if model is None else Path(model)
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether any file of the benchmark lies in a folder of generated ones."""
+        settings = {} if self.config is None else self.config.at("settings") or {}
+        paths = [Path(value) for value in flatten(settings).values() if isinstance(value, str)]
+        return any((parent / GENERATED).is_file() for path in paths for parent in path.parents)
 
     @property
     def model_name(self) -> str:

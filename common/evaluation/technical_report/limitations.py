@@ -3,7 +3,6 @@ from the files: what was not measured, what chance explains, what went wrong."""
 
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 from common.evaluation.suite_files import weights_digest
 from common.evaluation.technical_report.benchmarks import rows_of, setting_of
@@ -19,10 +18,8 @@ from common.evaluation.technical_report.document import (
 from common.evaluation.technical_report.inputs import Evaluation, Inputs, Run
 from common.evaluation.technical_report.published import PUBLISHED
 from common.evaluation.technical_report.sources import fixed, number
-from common.training.config_json import flatten
 
 Statement = tuple[Inline, ...]
-GENERATED = ".made-by.json"  # lies in folders of generated benchmarks
 CONTAMINATED = " lie in "  # of notes that tell of evaluated media found elsewhere
 PERCENT = fixed(1)
 
@@ -158,18 +155,11 @@ def _shortfalls(run: Run) -> Iterator[Statement]:
 
 def _generated(evaluation: Evaluation) -> list[Inline]:
     """` VQAv2 (60 examples)` and a comma, if a folder of its files generates benchmarks."""
-    if not evaluation.is_suite or not _is_generated(evaluation):
+    if not evaluation.is_suite or not evaluation.is_generated:
         return []
     results = evaluation.results
     num = results.shown("scores", rows_of(evaluation)[0].place, "num", form=number)
     return [f" {results.data['name']} (", num, ")", ","]
-
-
-def _is_generated(evaluation: Evaluation) -> bool:
-    """Whether any file of the benchmark lies in a folder that generates benchmarks."""
-    settings = {} if evaluation.config is None else evaluation.config.at("settings") or {}
-    paths = [Path(value) for value in flatten(settings).values() if isinstance(value, str)]
-    return any((parent / GENERATED).is_file() for path in paths for parent in path.parents)
 
 
 def _has_other_weights(evaluation: Evaluation) -> bool:
