@@ -130,7 +130,8 @@ def run_for_loss(
         finally:
             _this_call.prediction = outer
         if outputs.logits is prediction.logits:
-            outputs.loss = prediction.loss
+            # 0, but gradients now cross the output layer, where sharded weights are gathered anew.
+            outputs.loss = prediction.loss + outputs.logits.sum()
             return outputs
         _going_on.add(language_model)
     outputs = run(language_model, media, **inputs)
