@@ -129,9 +129,10 @@ def run_for_loss(
             outputs = run(language_model, media, **inputs)
         finally:
             _this_call.prediction = outer
-        if outputs.logits is prediction.logits:
+        logits, loss = prediction.logits, prediction.loss
+        if logits is not None and loss is not None and outputs.logits is logits:
             # 0, but gradients now cross the output layer, where sharded weights are gathered anew.
-            outputs.loss = prediction.loss + outputs.logits.sum()
+            outputs.loss = loss + logits.sum()
             return outputs
         _going_on.add(language_model)
     outputs = run(language_model, media, **inputs)
