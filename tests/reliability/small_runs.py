@@ -57,7 +57,7 @@ def small_flamingo() -> RunConfig[Any]:
     run = flamingo.recipes.flamingo_tiny()
     sources = (
         SourceConfig(name="documents", kind="scenes", batch_size=2, weight=1.0),
-        SourceConfig(name="pairs", kind="scene_pairs", batch_size=3, weight=0.2),
+        SourceConfig(name="pairs", kind="scene_pairs", batch_size=4, weight=0.2),
     )
     task = replace(run.task, language_model=None, vision_encoder=None, sources=sources)
     return small(run, replace(task, augment_steps=4, max_tokens=48, max_images=4))
