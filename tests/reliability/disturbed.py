@@ -34,7 +34,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Sample:
     """What a process takes at one moment."""
 
-    seconds: float
+    seconds: float  # of the machine's clock
     memory_mib: float
     files: int
     threads: int
@@ -145,14 +145,14 @@ def _refuse_writes(seconds: float, end: threading.Event) -> None:
 @contextmanager
 def watched(folder: Path, met: Disturbed, end: threading.Event) -> Iterator[None]:
     """Every half second."""
-    begin, page = time.monotonic(), resource.getpagesize()
+    page = resource.getpagesize()
 
     def watch() -> None:
         while not end.wait(0.5):
             resident = int(Path("/proc/self/statm").read_text().split()[1])
             met.samples.append(
                 Sample(
-                    seconds=time.monotonic() - begin,
+                    seconds=time.monotonic(),
                     memory_mib=resident * page / 2**20,
                     files=len(os.listdir("/proc/self/fd")),
                     threads=threading.active_count(),

@@ -2,12 +2,13 @@
 
     python -m tests.reliability.soak --minutes 20 --out runs/soak
 
-Every model is trained with three seeds undisturbed, and with the same seeds in a process that
-meets signals, a disk that refuses every write for a while, damaged samples and gradients that are
-not finite, and that starts the run again whenever it has ended. The losses must end where those of
-the undisturbed runs end; memory, open files and logs must not grow. Writes `soak.md` and pictures;
-exit status 1 when a limit is broken. POSIX only: the disk refuses by the process's own limit of
-the size of files (`RLIMIT_FSIZE`), which is the kernel's doing and needs no rights.
+Every model is trained with three seeds undisturbed, and with the same seeds, one after another, in
+one process that meets signals, a disk that refuses every write for a while, damaged samples and
+gradients that are not finite, and that starts a run again whenever it has ended. The losses must
+end where those of the undisturbed runs end; memory, open files and logs must not grow. Writes
+`soak.md` and pictures; exit status 1 when a limit is broken. POSIX only: the disk refuses by the
+process's own limit of the size of files (`RLIMIT_FSIZE`), which is the kernel's doing and needs no
+rights.
 """
 
 import json
@@ -15,7 +16,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -98,35 +99,34 @@ def main(out: Path, minutes: float = 20.0, disturbed: int = len(SEEDS)) -> int:
 
 
 def soak(model: Model, folder: Path, disturbed: Sequence[int], *, budget_s: float) -> Judged:
-    """All runs of one model, one after another; each in a process of its own."""
+    """All runs of one model, one after another; the disturbed ones share a process."""
     whole, damaged = make_shards(model, folder)
     calibration = folder / "calibration"
-    run_process(Job(model.name, whole, calibration, 0, CALIBRATION_STEPS))
+    run_process(Job(model.name, whole, {0: calibration}, CALIBRATION_STEPS))
     records = read_lines(calibration / "metrics.jsonl")
     per_step_s = median(record["speed/seconds_per_update"] for record in records)
     # Starts and stops make a disturbed run about half as long again.
     steps = max(int(budget_s / per_step_s / (len(SEEDS) + 1.5 * len(disturbed))), 30)
     for seed in SEEDS:
-        run_process(Job(model.name, whole, folder / f"clean_{seed}", seed, steps))
-    for seed in disturbed:
-        run_process(Job(model.name, damaged, folder / f"faulty_{seed}", seed, steps, faults=True))
+        run_process(Job(model.name, whole, {seed: folder / f"clean_{seed}"}, steps))
+    faulty = {seed: folder / f"faulty_{seed}" for seed in disturbed}
+    run_process(Job(model.name, damaged, faulty, steps, faults=True))
     return judge(model.name, folder)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run."""
+    """The runs of one process, one after another."""
 
     model: str
     shards: Path
-    folder: Path
-    seed: int
+    folders: Mapping[int, Path]  # by their seeds
     steps: int
     faults: bool = False
 
 
 def run_process(job: Job) -> None:
-    """One run to its end in a forked process.
+    """To the end, in a forked process.
 
     Raises:
         RuntimeError: the process has failed.
@@ -135,7 +135,8 @@ def run_process(job: Job) -> None:
     process.start()
     (status,) = wait_for([process], timeout_s=3600)
     if status:
-        raise RuntimeError(f"{job.folder} ended with exit status {status}; see its .output")
+        names = ", ".join(map(str, job.folders.values()))
+        raise RuntimeError(f"{names} ended with exit status {status}; see .output beside it")
 
 
 def make_shards(model: Model, folder: Path) -> tuple[Path, Path]:
@@ -159,18 +160,23 @@ def make_shards(model: Model, folder: Path) -> tuple[Path, Path]:
 
 def _train(job: Job) -> None:
     model = next(model for model in MODELS if model.name == job.model)
-    run, steps = model.config(job.shards, job.seed), job.steps
-    schedule = replace(run.schedule, warmup_steps=max(steps // 10, 1))
-    checkpoint = replace(run.checkpoint, every_steps=max(steps // 12, 3))
-    run = replace(
-        run, steps=steps, schedule=schedule, checkpoint=checkpoint, max_fault_share=0.5, log_every=2
-    )
-    task = model.task(run.task, steps)
-    if job.faults:
-        met = train_disturbed(run, task, job.folder, seed=job.seed)
-        Path(f"{job.folder}.met.json").write_text(json.dumps(met.to_json()))
-    else:
-        train_undisturbed(run, task, job.folder)
+    steps = job.steps
+    for seed, folder in job.folders.items():
+        run = model.config(job.shards, seed)
+        run = replace(
+            run,
+            steps=steps,
+            schedule=replace(run.schedule, warmup_steps=max(steps // 10, 1)),
+            checkpoint=replace(run.checkpoint, every_steps=max(steps // 12, 3)),
+            max_fault_share=0.5,
+            log_every=2,
+        )
+        task = model.task(run.task, steps)
+        if job.faults:
+            met = train_disturbed(run, task, folder, seed=seed)
+            Path(f"{folder}.met.json").write_text(json.dumps(met.to_json()))
+        else:
+            train_undisturbed(run, task, folder)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from common.training.metrics import read_lines
 
 LAST = 0.25  # of a run, over which its final loss is the mean
-FIRST = 0.2  # of the time, over which a process warms up
+FIRST = 0.2  # of the time of the process, over which it warms up
 MOST_GROWTH_MIB = 64.0
 MOST_LOG_BYTES_PER_STEP = 20_000.0
 
@@ -31,7 +31,7 @@ class Judged:
     endings: dict[str, int]
     skipped: int
     replaced: int
-    growth_mib: float  # median of the last third less that of the second, the worst of the runs
+    growth_mib: float  # median of the later half less that of the earlier, warm
     growth_files: float
     log_bytes_per_step: float
     leftovers: list[str]
@@ -69,8 +69,8 @@ def judge(name: str, folder: Path) -> Judged:
         endings=_sum([one["endings"] for one in met]),
         skipped=sum(int(record["skipped_updates"]) for record in last),
         replaced=sum(int(v) for r in last for k, v in r.items() if "/faults/" in k),
-        growth_mib=max(_growth(one["samples"], "memory_mib") for one in met),
-        growth_files=max(_growth(one["samples"], "files") for one in met),
+        growth_mib=_growth(met, "memory_mib"),
+        growth_files=_growth(met, "files"),
         log_bytes_per_step=max(one["samples"][-1]["log_bytes"] for one in met) / steps,
         leftovers=[name for one in met for name in one["leftovers"]],
     )
@@ -129,8 +129,8 @@ def _column(item: Judged) -> list[str]:
     ]
 
 
-def _growth(samples: Sequence[dict[str, Any]], what: str) -> float:
-    values = [sample[what] for sample in samples]
+def _growth(met: Sequence[dict[str, Any]], what: str) -> float:
+    values = [sample[what] for one in met for sample in one["samples"]]
     values = values[int(len(values) * FIRST) :]
     half = len(values) // 2
     return median(values[half:]) - median(values[:half])
@@ -161,10 +161,12 @@ def _draw_resources(item: Judged, path: Path) -> None:
         ("files", "open files", 1.0),
         ("log_bytes", "logs (KiB)", 1 / 1024),
     )
+    begin = None
     for met in sorted(item.folder.glob("faulty_?.met.json")):
         samples = json.loads(met.read_text())["samples"]
+        begin = begin or samples[0]["seconds"]
         for axes, (what, label, scale) in zip(panels, kinds, strict=True):
-            seconds = [sample["seconds"] for sample in samples]
+            seconds = [sample["seconds"] - begin for sample in samples]
             values = [sample[what] * scale for sample in samples]
             axes.plot(seconds, values, label=f"seed {met.name.split('_')[1].split('.')[0]}")
             axes.set_ylabel(label)
