@@ -45,11 +45,12 @@ class Killer:
 
 @pytest.mark.parametrize(
     ("name", "num_ranks", "kills"),
-    [("flamingo", 1, 6), ("flare", 1, 6), ("flamingo", 2, 4), ("flare", 2, 4), *NIGHTLY],
+    [("flamingo", 1, 5), ("flare", 1, 5), ("flamingo", 2, 3), ("flare", 2, 3), *NIGHTLY],
 )
 def test_a_run_that_is_killed_again_and_again_equals_the_unbroken_one(
     name: str, num_ranks: int, kills: int, tmp_path: Path, counted: Counted
 ) -> None:
+    least_in_save = -(-kills // 4)
     straight, began = tmp_path / "straight", time.monotonic()
     everyone = [Death()] * num_ranks
     assert wait_for(start(SCRIPTS[name], straight, deaths=everyone)) == [0] * num_ranks
@@ -67,6 +68,6 @@ def test_a_run_that_is_killed_again_and_again_equals_the_unbroken_one(
             shutil.rmtree(broken)
     assert wait_for(start(SCRIPTS[name], broken, deaths=everyone)) == [0] * num_ranks
     assert results(broken) == expected
-    assert killed_in_save >= kills // 4
+    assert killed_in_save >= least_in_save
     ranks = f"{name}, {num_ranks} process{'es' * (num_ranks > 1)}"
-    counted("R1", f"{ranks}, at least {kills // 4} inside a save", kills)
+    counted("R1", f"{ranks}, at least {least_in_save} inside a save", kills)
