@@ -9,11 +9,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
 # Workers are processes: two threads in each of two processes on two cores run ten times slower.
 export OMP_NUM_THREADS = 1
+# Each of the many processes of the tests would compile every module of ours anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Shape annotations are checked at every call of the first pytest run. The hook and
 # torch.compile(fullgraph=True) exclude one another, so compile tests run without it.
 SHAPES := --jaxtyping-packages=common,flamingo,flare,beartype.beartype
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --durations=5
+# A file's tests share its fixtures, so one worker runs them all; the order is conftest.py's.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=5
 EAGER := $(PYTEST) $(SHAPES) --ignore-glob='*test_compile*.py'
 COMPILED := $(shell find tests -name 'test_compile*.py')
 PROOFS := $(shell grep -rlE 'counted."|Counted|mark.proves' tests --include='test_*.py')

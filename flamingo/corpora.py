@@ -6,7 +6,8 @@ documents the last ones are held out.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, TypeGuard, cast
 
@@ -111,7 +112,13 @@ def generated(kind: Generated, split: Split, seed: int, index: int) -> Document:
 
 def embedded_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
     """The byte-level tokenizer of the generated corpora, for a model of `vocab_size` rows."""
-    return train_tokenizer(embedded_texts(), vocab_size=min(EMBEDDED_VOCAB_SIZE, vocab_size))
+    # A processor may add tokens to its own.
+    return deepcopy(_trained_tokenizer(min(EMBEDDED_VOCAB_SIZE, vocab_size)))
+
+
+@cache
+def _trained_tokenizer(vocab_size: int) -> PreTrainedTokenizerBase:
+    return train_tokenizer(embedded_texts(), vocab_size=vocab_size)
 
 
 def as_prompt(document: Document) -> tuple[tuple[Part, ...], str]:

@@ -45,7 +45,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_locally)
 
 
+# Whose files take longest; the workers that `make test` starts should end together.
+LONGEST_FIRST = ("tests/distributed/", "tests/scripts/", "tests/reliability/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST_FIRST))
     if torch.cuda.is_available():
         return
     for item in items:

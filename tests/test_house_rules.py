@@ -92,11 +92,13 @@ def test_clean_code_is_not_accused() -> None:
     assert [rule({"common/layers/x.py": text}) for rule in RULES] == [[] for _ in RULES]
 
 
+@pytest.mark.slow
 def test_no_import_of_the_project_has_a_side_effect() -> None:
     sources = {path: text for path, text in project_sources().items() if path[:6] != "tests/"}
     assert side_effects_of_importing(sources, ROOT) == []
 
 
+@pytest.mark.slow
 def test_a_planted_side_effect_trips_the_wire(tmp_path: Path) -> None:
     text = (
         "import os, threading, torch\nopen('x.txt', 'w').close()\ntorch.manual_seed(7)\n"

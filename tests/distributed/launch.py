@@ -1,10 +1,11 @@
-"""Ranks on one machine without the minute that their imports take: one process imports everything,
+"""Ranks and scripts without the minute that their imports take: one process imports everything,
 once for all tests, and every rank is forked from it, with the environment that torchrun gives."""
 
 import multiprocessing
 import os
 import runpy
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,11 +16,17 @@ from pathlib import Path
 PRELOADED = [
     "pytest",  # every process imports what its parent ran as main
     "scripts.evaluate",
+    "scripts.generate",
+    "scripts.parameters",
+    "scripts.prepare_data",
+    "scripts.train_flamingo",
+    "scripts.train_flare",
+    "timm",
     "tests.common.training.contrast_toy",
     "tests.common.training.toy",
-    "tests.distributed.preloaded",
     "tests.distributed.sharded_run",
     "tests.distributed.sharded_updates",
+    "tests.distributed.preloaded",  # the last: it closes the memory to collections
 ]
 
 
@@ -47,6 +54,27 @@ def launch(module: str, *words: object, num_ranks: int = 1) -> str:
         printed = "\n".join(output.read_text() for output in outputs)
     assert has_succeeded, printed
     return printed
+
+
+def run_script(*words: object) -> subprocess.CompletedProcess[str]:
+    """`python script.py word ...` as a process of its own, in the folder of this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = Path(folder, "out"), Path(folder, "errors")
+        process = start_script(*words, outputs=outputs)
+        process.join()
+        printed = [output.read_text() for output in outputs]
+    return subprocess.CompletedProcess(words, process.exitcode, *printed)
+
+
+def start_script(
+    *words: object, outputs: tuple[Path, Path] = (Path(os.devnull), Path(os.devnull))
+) -> BaseProcess:
+    """The same, started; what it prints and complains of goes to two files."""
+    process = preloaded().Process(
+        target=_run_script, args=([*map(str, words)], os.getcwd(), outputs)
+    )
+    process.start()
+    return process
 
 
 def succeed(processes: Sequence[BaseProcess]) -> bool:
@@ -77,9 +105,22 @@ def _environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:
 
 
 def _run(words: list[str], environment: dict[str, str], output: Path) -> None:
-    with output.open("w") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
+    _write_to(output, output)
     os.environ |= environment
     sys.argv[1:] = words[1:]
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def _run_script(words: list[str], folder: str, outputs: tuple[Path, Path]) -> None:
+    _write_to(*outputs)
+    os.chdir(folder)
+    sys.argv = words
+    sys.path.insert(0, os.path.dirname(words[0]))
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def _write_to(*outputs: Path) -> None:
+    """What is printed goes to the first, what is complained of to the second."""
+    for descriptor, output in enumerate(outputs, 1):
+        with output.open("a") as file:
+            os.dup2(file.fileno(), descriptor)

@@ -54,7 +54,7 @@ class Case:
     compile: bool = False
     reshard_after_forward: bool = True
     micro_batches: int = 2
-    updates: int = 3
+    updates: int = 2  # the second begins with what the first has left: weights, moments, averages
     drop: float = 0.0  # of FLARE's patches and layers of WavLM
     precision: Literal["fp64", "fp32", "bf16"] = "fp64"
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,19 +19,29 @@ FAST = {"reshard_after_forward": False}
 SCHEDULES = [
     {},
     {"recompute": "full", **FAST},
-    {"schedule": "Interleaved1F1B", **FAST},
     {"schedule": "Interleaved1F1B", "recompute": "selective"},
     {"schedule": "InterleavedZeroBubble", **FAST},
+    {"schedule": "ZBVZeroBubble", "recompute": "full", **FAST},
+]
+# Neither adds a schedule or a kind of recomputation.
+BY_NIGHT = [
+    {"schedule": "Interleaved1F1B", **FAST},
     {"schedule": "InterleavedZeroBubble", "recompute": "full", **FAST},
     {"schedule": "ZBVZeroBubble", **FAST},
-    {"schedule": "ZBVZeroBubble", "recompute": "full", **FAST},
 ]
 
 
 @pytest.mark.slow
-def test_every_schedule_trains_as_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "schedules",
+    [SCHEDULES, pytest.param(BY_NIGHT, marks=pytest.mark.nightly)],
+    ids=["each", "by-night"],
+)
+def test_every_schedule_trains_as_one_process(
+    schedules: list[dict[str, Any]], tmp_path: Path
+) -> None:
     whole = train(Case(name="flare"), tmp_path)
-    cases = [Case(name="flare", pipeline=2, shard=2, **options) for options in SCHEDULES]
+    cases = [Case(name="flare", pipeline=2, shard=2, **options) for options in schedules]
     for results in on_ranks(4, cases, tmp_path):
         together: dict[str, torch.Tensor] = {}
         for result in results:

@@ -1,12 +1,12 @@
 """The examples run by their command lines, for a newcomer who has trained nothing yet."""
 
-import os
+import contextlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.distributed.launch import run_script
 
 EXAMPLES = Path("examples").resolve()
 MOST_LINES = 39
@@ -19,11 +19,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(name: str, *options: str, place: Path) -> str:
-    root = {"PYTHONPATH": str(EXAMPLES.parent)}
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *options]
-    done = subprocess.run(
-        command, cwd=place, env=os.environ | root, capture_output=True, text=True, check=False
-    )
+    with contextlib.chdir(place):
+        done = run_script(EXAMPLES / f"{name}.py", *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

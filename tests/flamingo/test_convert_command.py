@@ -36,6 +36,7 @@ def test_an_idefics_folder_becomes_ours_with_a_line_for_every_key(
     assert (tmp_path / "ours" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_model_of_ours_goes_out_as_an_open_flamingo_and_comes_back_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

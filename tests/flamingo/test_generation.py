@@ -29,7 +29,7 @@ def write(model: Any, **kwargs: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", list(tiny.FAMILIES))
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_cached_equals_uncached(family: str, beams: int) -> None:
     model = tiny.model(family)
     cached = write(model, num_beams=beams, use_cache=True)
@@ -187,7 +187,7 @@ def test_a_shared_beginning_is_read_once_and_changes_no_text(family: str) -> Non
 
 
 @pytest.mark.parametrize("family", list(tiny.FAMILIES))
-@pytest.mark.parametrize("attention", ["own", "previous"])
+@pytest.mark.parametrize("attention", ["own", pytest.param("previous", marks=pytest.mark.slow)])
 def test_logits_after_a_shared_beginning_are_those_of_whole_prompts(
     family: str, attention: str
 ) -> None:

@@ -45,7 +45,9 @@ def test_images_move_the_logits_only_from_their_tag_on(family: str) -> None:
 
 @pytest.mark.parametrize(("attention", "backend"), MODES)
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_later_images_and_other_documents_change_no_bit(
     attention: str, backend: str, implementation: str, dtype: torch.dtype
 ) -> None:

@@ -61,6 +61,7 @@ def test_losses_are_sums_over_the_counted_targets(task: FlamingoTask) -> None:
     assert task.counts("episodes", whole)["episodes"] == sum(counts) > 0
 
 
+@pytest.mark.slow
 def test_the_full_size_task_is_counted_without_memory_and_refuses_random_backbones() -> None:
     task = FlamingoTask(flamingo_80b().task)
     with torch.device("meta"):

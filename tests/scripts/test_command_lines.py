@@ -9,6 +9,8 @@ import pytest
 import soundfile
 from PIL import Image
 
+from tests.distributed.launch import run_script
+
 TRAIN = ["scripts/train_flamingo.py"]
 TRAIN_FLARE = ["scripts/train_flare.py"]
 RANDOM = ["--task.vision-encoder", "None", "--task.language-model", "None"]
@@ -67,15 +69,11 @@ MISTAKES = {
 }
 
 
-def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(MISTAKES))
 def test_a_mistake_gives_one_clear_line_and_exit_status_2(name: str) -> None:
     arguments, message = MISTAKES[name]
-    result = run(arguments)
+    result = run_script(*arguments)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
@@ -85,17 +83,17 @@ def test_a_mistake_gives_one_clear_line_and_exit_status_2(name: str) -> None:
 
 @pytest.mark.slow
 def test_help_names_recipes_their_claims_and_every_option() -> None:
-    overview = run([*TRAIN, "--help"]).stdout
+    overview = run_script(*TRAIN, "--help").stdout
     for word in ("flamingo_tiny", "flamingo_80b_paper", "Hardware:", "Not run", "accelerate"):
         assert word in overview
-    options = run([*TRAIN, "flamingo_tiny", "--help"]).stdout
+    options = run_script(*TRAIN, "flamingo_tiny", "--help").stdout
     for word in ("--optimizer.peak-learning-rate", "--task.augment-steps", "--run-folder"):
         assert word in options
 
 
 @pytest.mark.slow
 def test_a_dry_run_shows_parameters_data_and_schedule() -> None:
-    result = run([*TRAIN, "flamingo_tiny", *RANDOM, "--dry-run"])
+    result = run_anew(*TRAIN, "flamingo_tiny", *RANDOM, "--dry-run")
     assert result.returncode == 0, result.stderr
     for word in ("parameters:", "gated matrices", "source episodes: 8", "learning rate at"):
         assert word in result.stdout
@@ -113,12 +111,12 @@ def test_a_run_over_the_users_own_folder_trains_and_answers(tmp_path: Path) -> N
     quiet = ["--validate-every", "None", "--sample-every", "3"]
     place = ["--run-folder", str(tmp_path / "run")]
     arguments = [*TRAIN, "flamingo_tiny", *RANDOM, *PAIRS, str(folder), *few, *quiet, *place]
-    trained = run(arguments)
+    trained = run_script(*arguments)
     assert trained.returncode == 0, trained.stderr
-    assert "is complete" in run(arguments).stdout
+    assert "is complete" in run_script(*arguments).stdout
     model = str(tmp_path / "run" / "model")
     shot = ["--shot", str(folder / "1.jpg"), "dark", "--image", str(folder / "2.jpg")]
-    answer = run(["scripts/generate.py", "--model", model, *shot])
+    answer = run_anew("scripts/generate.py", "--model", model, *shot)
     assert answer.returncode == 0, answer.stderr
 
 
@@ -134,22 +132,27 @@ def test_flare_trains_on_the_users_own_sounds_and_speaks_about_one(tmp_path: Pat
     small = ["--task.batch-size", "4", "--num-micro-batches", "2", "--sample-every", "3"]
     place = ["--run-folder", str(tmp_path / "run"), "--task.weighting", "famo"]
     arguments = [*TRAIN_FLARE, "flare_tiny", *own, *SHORT, *small, *place]
-    trained = run(arguments)
+    trained = run_script(*arguments)
     assert trained.returncode == 0, trained.stderr
     assert "audio_pairs: " in trained.stdout
-    assert "is complete" in run(arguments).stdout
+    assert "is complete" in run_script(*arguments).stdout
     for picture in ("losses", "weight", "negatives", "temperature"):
         assert (tmp_path / "run" / "plots" / f"{picture}.png").stat().st_size > 5000
     heard = ["--audio", str(folder / "3.flac"), "--image", str(tmp_path / "grey.png")]
     Image.fromarray(np.full((40, 50, 3), 90, dtype=np.uint8)).save(tmp_path / "grey.png")
     model = ["--model", str(tmp_path / "run" / "model")]
-    answer = run(["scripts/generate.py", *model, *heard])
+    answer = run_script("scripts/generate.py", *model, *heard)
     assert answer.returncode == 0, answer.stderr
 
 
 @pytest.mark.slow
 def test_a_dry_run_of_flare_shows_parameters_and_data() -> None:
-    result = run([*TRAIN_FLARE, "flare_tiny", "--dry-run"])
+    result = run_anew(*TRAIN_FLARE, "flare_tiny", "--dry-run")
     assert result.returncode == 0, result.stderr
     for word in ("parameters: 2,775,478", "source mixture: 32 examples", "learning rate at"):
         assert word in result.stdout
+
+
+def run_anew(*words: str) -> subprocess.CompletedProcess[str]:
+    """By an interpreter that has imported nothing, as a user's does: once for each script."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)

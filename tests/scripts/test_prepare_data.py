@@ -22,6 +22,7 @@ from flamingo.vision_pretraining import ContrastiveTask, tiny_contrastive
 from flare.corpora import draw_of
 from flare.recipes import flare_tiny, make_task
 from scripts.prepare_data import main
+from tests.distributed.launch import run_script
 
 
 def photos(folder: Path, *, num: int = 5, first: int = 0) -> Path:
@@ -255,16 +256,11 @@ def test_files_become_shards_are_filtered_and_trained_on(tmp_path: Path) -> None
     run("ingest", "images", pictures, tmp_path / "pairs")
     run("index", tmp_path / "pairs", *tokens)
     sheet = tmp_path / "sheet.png"
-    shown = python(
-        "scripts/prepare_data.py",
-        "inspect",
-        tmp_path / "pairs",
-        *tokens,
-        "--read",
-        "--pictures",
-        sheet,
-    )
-    assert "a patchwork of colours" in shown
+    words = ["inspect", tmp_path / "pairs", *tokens, "--read", "--pictures", sheet]
+    command = [sys.executable, "scripts/prepare_data.py", *map(str, words)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert "a patchwork of colours" in shown.stdout
     assert sheet.stat().st_size > 50_000
     run("filter", tmp_path / "pairs", tmp_path / "clean", "--copies", *tokens)
     run("ingest", "sounds", sounds, tmp_path / "tones", *tokens)
@@ -279,13 +275,7 @@ def test_files_become_shards_are_filtered_and_trained_on(tmp_path: Path) -> None
     ]
     few = ("--steps", 2, "--schedule.warmup-steps", 1, "--task.batch-size", 4, "--sample-every", 2)
     place = ("--run-folder", tmp_path / "run", "--num-micro-batches", 2)
-    trained = python("scripts/train_flare.py", "flare_tiny", *options, *few, *place)
-    assert "finished at step 2" in trained
-    assert "image_pairs: " in trained
-
-
-def python(*words: object) -> str:
-    command = [sys.executable, *map(str, words)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    trained = run_script("scripts/train_flare.py", "flare_tiny", *options, *few, *place)
+    assert trained.returncode == 0, trained.stderr
+    assert "finished at step 2" in trained.stdout
+    assert "image_pairs: " in trained.stdout

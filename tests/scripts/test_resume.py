@@ -1,7 +1,6 @@
 """Real runs that are killed go on bit for bit."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.distributed.launch import run_script, start_script
 
 FLAMINGO = [
     "scripts/train_flamingo.py",
@@ -32,7 +33,7 @@ SETTINGS = [
 
 
 def command(recipe: list[str], folder: Path) -> list[str]:
-    return [sys.executable, *recipe, *SETTINGS, "--run-folder", str(folder)]
+    return [*recipe, *SETTINGS, "--run-folder", str(folder)]
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
@@ -46,20 +47,16 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 def kill_after(recipe: list[str], folder: Path, *, step: int) -> None:
     """Starts the run and kills it without warning as soon as it has logged a step."""
-    process = subprocess.Popen(
-        command(recipe, folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ,
-    )
+    process = start_script(*command(recipe, folder))
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while not metrics.exists() or metrics.read_text().count("\n") < step:
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         assert time.monotonic() < deadline, "the run did not get going"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.proves("R1", "the real command, twice in one epoch", 2)
@@ -69,10 +66,12 @@ def test_killed_twice_in_one_epoch_equals_the_unbroken_run(
     recipe: list[str], tmp_path: Path
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    subprocess.run(command(recipe, straight), check=True, capture_output=True)
+    run = run_script(*command(recipe, straight))
+    assert run.returncode == 0, run.stderr
     kill_after(recipe, broken, step=5)
     kill_after(recipe, broken, step=10)
-    subprocess.run(command(recipe, broken), check=True, capture_output=True)
+    # The end of it by an interpreter that has imported nothing.
+    subprocess.run([sys.executable, *command(recipe, broken)], check=True, capture_output=True)
     assert lines(straight) == lines(broken)
     assert len(lines(straight)) == 14
     weights = load_file(straight / "model" / "model.safetensors")

@@ -93,7 +93,13 @@ def test_many_items_and_one_very_long_segment_equal_a_dense_mask(
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize(
-    ("way", "length"), [("one call", 9), ("tiles", 9), ("tiles", 300), ("runs", 300)]
+    ("way", "length"),
+    [
+        ("one call", 9),
+        ("tiles", 9),
+        ("runs", 300),
+        pytest.param("tiles", 300, marks=pytest.mark.slow),
+    ],
 )
 def test_other_items_and_their_tokens_change_no_bit(
     backend: Backend, dtype: torch.dtype, way: str, length: int, choose: Callable[[str], None]

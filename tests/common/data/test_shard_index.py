@@ -329,6 +329,7 @@ def test_an_index_of_pickled_objects_is_never_loaded(tmp_path: Path) -> None:
     assert build_indices(tmp_path).num_indexed == 1
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_index(tmp_path: Path, tokenizer: TokenizersBackend) -> None:
     digests = []
     for num_workers in (1, 2):

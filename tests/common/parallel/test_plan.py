@@ -144,6 +144,7 @@ def test_frozen_layers_cost_four_operations_per_parameter_and_trained_ones_six()
 # --- activations ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_decoder_block_keeps_what_was_predicted() -> None:
     counted = flare_footprint()
     model = FlareForConditionalGeneration(flare_tiny()).train()

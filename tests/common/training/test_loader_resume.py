@@ -145,6 +145,7 @@ def test_a_stopped_run_goes_on_with_the_same_rows_on_any_topology(
 
 
 @pytest.mark.proves("R5", "order of packed data, three times in one epoch", 3)
+@pytest.mark.slow
 def test_a_run_stopped_twice_in_an_epoch_goes_on_alike(feed: Feed) -> None:
     source, state, rows = PackedKeys(feed), PackState(), []
     for first, last, (ranks, workers) in ((0, 2, (4, 1)), (2, 3, (1, 2)), (3, 9, (2, 0))):
@@ -155,7 +156,7 @@ def test_a_run_stopped_twice_in_an_epoch_goes_on_alike(feed: Feed) -> None:
     assert rows == rows_read(source, first=0, last=9, ranks=1, workers=0, state=PackState())[0]
 
 
-@pytest.mark.parametrize("kind", [PlainKeys, PackedKeys])
+@pytest.mark.parametrize("kind", [PlainKeys, pytest.param(PackedKeys, marks=pytest.mark.slow)])
 def test_nothing_is_missing_and_nothing_is_doubled(feed: Feed, kind: type[PlainKeys]) -> None:
     rows, state = rows_read(kind(feed), first=0, last=60, ranks=2, workers=1, state=PackState())
     read = Counter(key for row in rows for key in row.split("+"))

@@ -194,6 +194,7 @@ def test_a_medium_without_a_place_is_refused(processor: FlareProcessor) -> None:
 
 
 @pytest.mark.proves("S7", "conversations of FLARE with pictures and sounds", 1000)
+@pytest.mark.slow
 def test_no_words_yield_a_control_token_a_turn_or_a_medium(processor: FlareProcessor) -> None:
     """1,000 conversations whose words, of all roles, are tricks glued together."""
     control, (image, audio) = {*processor.control_ids}, slots(processor)
