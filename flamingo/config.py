@@ -89,6 +89,7 @@ class FlamingoConfig(PreTrainedConfig):
             raise ValueError(f"{self.cross_attention_interval=} must be at least 1")
         if not self.cross_attention_layers:
             raise ValueError(f"{self.cross_attention_first=} is behind the LM's last layer")
+        _refuse_foreign_tokens(self.text_config)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """What generation reads: the language model's configuration with the new tokens' rows."""
@@ -111,6 +112,15 @@ class FlamingoConfig(PreTrainedConfig):
         """Layers with a gated block before them: 0, 7 ... 77, twelve, for 80 at every 7th."""
         num_layers = int(self.text_config.num_hidden_layers)
         return range(self.cross_attention_first, num_layers, self.cross_attention_interval)
+
+
+def _refuse_foreign_tokens(text: PreTrainedConfig) -> None:
+    """-1 is how the first Llamas say that there is no such token."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = getattr(text, name, None)
+        for number in ids if isinstance(ids, list) else [ids]:
+            if number is not None and not -1 <= number < text.vocab_size + NUM_NEW_TOKENS:
+                raise ValueError(f"{name}={ids} is outside of {text.vocab_size=}")
 
 
 def _as_config(

@@ -150,5 +150,9 @@ class FlareConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         ids = [getattr(self, f"{name}_token_id") for name in ("image", "audio", "mask", "emb")]
         text = self.text_config
-        if len({*ids, text.pad_token_id, text.bos_token_id}) < 6 or max(ids) >= text.vocab_size:
-            raise ValueError(f"control token ids {ids} must differ and be below {text.vocab_size=}")
+        if len({*ids, text.pad_token_id, text.bos_token_id}) < 6:
+            raise ValueError(f"control token ids {ids} must differ and be neither pad nor bos")
+        ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
+        for number in (*ids, text.pad_token_id, text.bos_token_id, *ends):
+            if number is not None and not 0 <= number < text.vocab_size:
+                raise ValueError(f"token id {number} is outside of {text.vocab_size=}")

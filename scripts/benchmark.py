@@ -9,16 +9,18 @@
 A suite is a module of `scripts/benchmarks` that says what it measures.
 """
 
-import argparse
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+
+from common.training.options import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = (
@@ -38,13 +40,13 @@ SUITES = (
 NAMES = f"{', '.join(SUITES)}, or all of them one after the other"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints every chosen suite's figures as a table, or as JSON with the machine's name."""
-    parser = argparse.ArgumentParser(description="Times our way beside the plain way.")
+    parser = OneLineParser(description="Times our way beside the plain way.")
     parser.add_argument("suites", nargs="+", choices=(*SUITES, "all"), metavar="SUITE", help=NAMES)
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each suite")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the figures")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))  # a script finds no modules but those of its own folder
     names = SUITES if "all" in chosen.suites else chosen.suites
     suites = {name: import_module(f"scripts.benchmarks.{_module(name)}") for name in names}

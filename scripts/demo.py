@@ -26,6 +26,7 @@ from common.training.options import parse_options
 
 # By the type of the model; they and the page are imported where Gradio is known to be there.
 LOADERS = {"flamingo": "flamingo.demo", "flare": "flare.demo"}
+MAX_PORT = 65_535
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -63,9 +64,11 @@ def _serve(options: Options) -> None:
         raise UserError("no model to show; give --model FOLDER")
     if find_spec("gradio") is None:
         raise UserError("the page needs Gradio; pip install 'flare-flamingo[demo]'")
+    if not 0 <= options.port <= MAX_PORT:
+        raise UserError(f"--port {options.port} is none; give a number from 0 to {MAX_PORT}")
     logging.disable_progress_bar()
     loaders = [_loader(folder) for folder in options.model]
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(options.device)
     models = [
         import_module(loader).demonstrated(folder, device=device, dtype=DTYPES[options.dtype])
         for loader, folder in zip(loaders, options.model, strict=True)
@@ -80,6 +83,15 @@ def _loader(folder: Path) -> str:
     if kind not in LOADERS:
         raise UserError(f"{folder} holds a {kind}; give the folder of a Flamingo or a FLARE")
     return LOADERS[kind]
+
+
+def _device(name: str | None) -> str:
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=chosen)
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"--device {chosen} is not there; leave it out, or give cpu") from error
+    return chosen
 
 
 def _tell(address: str) -> None:

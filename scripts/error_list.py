@@ -7,12 +7,13 @@ Read from the sources: each place that makes a `UserError` or a `BadSample`, or 
 with `require`, with the values that it fills in named in braces.
 """
 
-import argparse
 import ast
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from common.training.options import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "errors.md"
@@ -38,7 +39,7 @@ class Message:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page, or compares it."""
-    parser = argparse.ArgumentParser(description="Writes docs/errors.md from the sources.")
+    parser = OneLineParser(description="Writes docs/errors.md from the sources.")
     parser.add_argument("--check", action="store_true", help="compare only")
     chosen = parser.parse_args(arguments)
     page = rendered(messages())

@@ -6,7 +6,7 @@ import ast
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from types import FrameType
 from common.data.feed import Supply
 from common.data.packing import PackState
 from common.training.loader import MicroBatch
+from common.training.options import OneLineParser
 from common.training.runtime import Runtime
 from common.training.update import Updater
 from flamingo.recipes import flamingo_tiny
@@ -33,7 +34,9 @@ READING_PATH = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints everything; exit status 2 for an option, as there is none."""
+    OneLineParser(description=__doc__).parse_args(arguments)
     files = {_relative(path): _num_lines(path) for path in _sources()}
     functions = dict(_functions())
     print(_summary("file", files))
@@ -46,6 +49,7 @@ def main() -> None:
     print(f"\n{len(handled)} files handle a batch between the loader and optimizer.step()")
     for path in handled:
         print(f"         {path}")
+    return 0
 
 
 def _sources() -> list[Path]:
@@ -130,4 +134,4 @@ def trace_flamingo() -> BatchPath:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -36,6 +36,7 @@ from common.evaluation.instructions import instruction_accuracy
 from common.evaluation.judging import RuleJudge
 from common.evaluation.refusals import score_refusals
 from common.evaluation.report import Json, Section, settings_section, table, write_report
+from common.json_files import read_json_object
 from common.training.alignment.bridge import RoundConfig, require_trl
 from common.training.alignment.instruct import instruct
 from common.training.alignment.prefer import PreferenceConfig, align
@@ -142,8 +143,11 @@ def rounds(options: Options) -> dict[str, "Score"]:
     folder, family = options.model, family_of(options.model)
     if "spoken" in channels(options, family) and not speech.is_available():
         raise UserError(f"speech needs {speech.PROGRAM}; install it, or use --silent")
+    if options.folder.exists() and not options.folder.is_dir():
+        raise UserError(f"--folder {options.folder} is a file; give a folder")
+    rounds_to_run = steps(options, family)  # whose settings are looked at before anything is done
     scores = {"trained": scored(options, folder, "trained")}
-    for name, tune in steps(options, family).items():
+    for name, tune in rounds_to_run.items():
         done = options.folder / name
         if not (done / "processor_config.json").is_file():
             print(f"\n== {name} ==", flush=True)
@@ -235,10 +239,14 @@ Score = dict[str, tuple[int, int]]  # right answers, or refusals, and how many t
 
 
 def scored(options: Options, folder: Path, name: str) -> Score:
-    """Held-out instructions by attribute, and refusals by channel; kept beside the rounds."""
+    """Held-out instructions by attribute, and refusals by channel; kept beside the rounds.
+
+    Raises:
+        UserError: the model, or what was kept of it, cannot be read.
+    """
     kept = options.folder / f"score_{name}.json"
     if kept.is_file():
-        return {key: (int(a), int(b)) for key, (a, b) in json.loads(kept.read_text()).items()}
+        return read_score(kept)
     family, (model, form) = family_of(folder), load(folder)
     drawn = Instructions(
         split="held_out", seed=SCORED + options.seed, num=NUM_INSTRUCTIONS, subjects=family.subjects
@@ -257,6 +265,22 @@ def scored(options: Options, folder: Path, name: str) -> Score:
     options.folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(score, indent=1) + "\n")
     print(f"{name}: instructions {percent(instructions_of(score))}", flush=True)
+    return score
+
+
+def read_score(file: Path) -> Score:
+    """What `scored` has kept.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    score: Score = {}
+    for what, counts in read_json_object(file).items():
+        match counts:
+            case [int(right), int(num)] if 0 <= right <= num > 0:
+                score[what] = (right, num)
+            case _:
+                raise UserError(f"{file} has no two counts for {what}; remove the file")
     return score
 
 

@@ -5,7 +5,7 @@ python scripts/parameters.py flamingo_80b    one of them
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +16,10 @@ import flare.presets
 LAST_COMPONENTS = ("new tokens", "contrastive heads")  # sums follow
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table for each model; exit status 2 for an unknown preset."""
-    names = sys.argv[1:] or [*flamingo.presets.PRESETS, *flare.presets.PRESETS]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    names = given or [*flamingo.presets.PRESETS, *flare.presets.PRESETS]
     counts: list[dict[str, Mapping[str, int]]] = []
     for room in (flamingo.presets, flare.presets):
         chosen = [name for name in names if name in room.PRESETS]

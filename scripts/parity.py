@@ -11,6 +11,7 @@ and float32's rounding with them: a difference is judged beside the largest valu
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,9 @@ SMALL_VISION = VisionCase(
 LARGE_VISION = VisionCase(name="ViT-H/14", image_size=224)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints both tables; exit status 1 if a difference is above the bar, 2 for a mistake."""
-    chosen = sys.argv[1:]
+    chosen = list(sys.argv[1:] if arguments is None else arguments)
     if chosen not in ([], ["--full"]):
         print("error: the only option is --full", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ measured. Exit status 2 for a mistake.
 """
 
 import inspect
+import math
 import re
 import shlex
 import subprocess
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse_options(Options, words or ["--help"], description=__doc__)
         if options is not None:
+            if options.power_w is not None and not 0 < options.power_w < math.inf:
+                raise UserError(f"--power-w {options.power_w} is no power; give watts above 0")
             command = shlex.join(["python", "scripts/report.py", *words])
             page = write_technical_report(options.out, _inputs(options), command=command)
             print(f"report: {page}  ({verify(options.out)} figures, each read again)")

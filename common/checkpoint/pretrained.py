@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -20,17 +19,15 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from common.checkpoint.config_values import refuse_hostile
 from common.checkpoint.key_table import by_layer
-from common.encoders.weights import DAMAGED
+from common.encoders.safetensors_files import check_header, read_safetensors
+from common.encoders.weights import DAMAGED, parts_in
 from common.errors import UserError
 from common.json_files import read_json, read_json_object
 
 # Without the second word transformers asks on the terminal whether to run a folder's own code.
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
-# Of any part of a model: each one is built before its weights are missed.
-MAX_LAYERS = 10_000
-# Ends of the names of a configuration's fields that choose an implementation.
-KERNELS = ("_implementation", "_implementation_internal")
 # What transformers raises for a folder that it cannot read.
 _UNREADABLE = (*DAMAGED, ImportError, StrictDataclassError, TemplateError)
 # Tensors that earlier versions kept in checkpoints; they are computed anew.
@@ -81,10 +78,10 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """transformers' configuration of any kind that it knows.
 
     Raises:
-        UserError: when it cannot be read, or asks for code from elsewhere or too many layers.
+        UserError: when it cannot be read, or asks for code from elsewhere or impossible numbers.
     """
     kind = model_type(folder)
-    _refuse_hostile(read_json(folder / "config.json"), folder / "config.json")
+    refuse_hostile(read_json(folder / "config.json"), folder / "config.json")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **LOCAL)
     except _UNREADABLE as error:
@@ -112,7 +109,11 @@ def read_model(
             unknown.
     """
     model: PreTrainedModel
+    for index in sorted(folder.glob("*.index.json")):
+        parts_in(index)
     try:
+        for file in sorted(folder.glob("*.safetensors")):
+            check_header(file)
         model, found = kind.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, **LOCAL
         )
@@ -140,7 +141,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} does not exist; give a file of tensors")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return read_safetensors(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         raise UserError(f"{file} is no file of plain tensors ({type(error).__name__})") from error
@@ -191,7 +192,7 @@ def read_part(kind: Loads, folder: Path, *, what: str, **options: Any) -> Any:
         UserError: when it cannot be read, or asks for code from elsewhere; it is called `what`.
     """
     if (folder / "config.json").is_file():
-        _refuse_hostile(read_json(folder / "config.json"), folder / "config.json")
+        refuse_hostile(read_json(folder / "config.json"), folder / "config.json")
     try:
         return kind.from_pretrained(folder, **LOCAL, **options)
     except _UNREADABLE as error:
@@ -205,22 +206,6 @@ def write_model(
     with torch.device("meta"):
         model = kind(config)
     model.save_pretrained(out, state_dict={name: t.contiguous() for name, t in state.items()})
-
-
-def _refuse_hostile(value: object, file: Path) -> None:
-    """transformers fetches the implementation of a layer, which is code, when it has a path, and
-    builds as many layers as it is told."""
-    if isinstance(value, list):
-        for item in value:
-            _refuse_hostile(item, file)
-    if not isinstance(value, dict):
-        return
-    for name, inner in value.items():
-        if name.endswith(KERNELS) and "/" in str(inner):
-            raise UserError(f"{file} asks for code from elsewhere: {name}={inner}; remove that key")
-        if "layer" in name and isinstance(inner, int) and inner > MAX_LAYERS:
-            raise UserError(f"{file} asks for {name}={inner}; {MAX_LAYERS} are the most")
-        _refuse_hostile(inner, file)
 
 
 def _line(error: Exception) -> str:

@@ -26,7 +26,7 @@ from common.encoders.wavlm_layers import (
     WavLMAttention,
     WavLMEncoderLayer,
 )
-from common.encoders.weights import load_exactly, read_weights
+from common.encoders.weights import load_exactly, parts_in, read_weights
 from common.errors import UserError
 from common.json_files import read_json_object
 
@@ -312,20 +312,10 @@ def _weight_files(source: Path) -> list[Path]:
             return [source / name]
         index = source / f"{name}.index.json"
         if index.is_file():
-            return [source / part for part in _parts_in(index)]
+            return [source / part for part in parts_in(index)]
     raise UserError(
         f"no WavLM weights in {source}; model.safetensors or pytorch_model.bin is missing there"
     )
-
-
-def _parts_in(index: Path) -> list[str]:
-    """Files beside the index, and no others of this machine."""
-    places = read_json_object(index).get("weight_map")
-    parts = [*places.values()] if isinstance(places, dict) else [None]
-    names = [part for part in parts if isinstance(part, str) and Path(part).name == part]
-    if len(names) < len(parts):
-        raise UserError(f"{index} names files that do not lie beside it; copy it again")
-    return sorted(set(names))
 
 
 def _today(key: str) -> str:

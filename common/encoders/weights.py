@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from common.encoders.safetensors_files import read_safetensors
 from common.errors import UserError
+from common.json_files import read_json_object
 
 # What the readers of weights raise for files that are cut short, damaged or no weights: torch's
 # meets the damage wherever it lies in its archive.
@@ -40,7 +41,7 @@ def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
         raise UserError(f"{kind} weights {file} do not exist; give a safetensors or .pth file")
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return read_safetensors(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)  # type: ignore[assignment]  # timm's training files
         return {name: tensor.detach() for name, tensor in state.items()}
@@ -49,6 +50,20 @@ def read_weights(file: Path, *, kind: str) -> dict[str, Tensor]:
             f"{kind} weights {file} are damaged or no state dict ({type(error).__name__}); "
             "copy the file again"
         ) from error
+
+
+def parts_in(index: Path) -> list[str]:
+    """Files beside the index, and no others of this machine.
+
+    Raises:
+        UserError: it names some, or is no index.
+    """
+    places = read_json_object(index).get("weight_map")
+    parts = [*places.values()] if isinstance(places, dict) else [None]
+    names = [part for part in parts if isinstance(part, str) and Path(part).name == part]
+    if len(names) < len(parts):
+        raise UserError(f"{index} names files that do not lie beside it; copy it again")
+    return sorted(set(names))
 
 
 def load_exactly(

@@ -171,8 +171,10 @@ def use(folder: Path) -> None:
     read_tokenizer(folder)
     processor = read_processor(AutoProcessor, folder)
     message = {"role": "user", "content": "a"}
+    # Given by hand: transformers does not see the processor's own through the hook of the types.
+    template = (folder / "chat_template.jinja").read_text()
     inputs = processor.apply_chat_template(
-        [message], tokenize=True, return_dict=True, return_tensors="pt"
+        [message], chat_template=template, tokenize=True, return_dict=True, return_tensors="pt"
     )
     model.generate(**inputs, max_new_tokens=1)
 
@@ -203,8 +205,7 @@ def test_no_folder_of_a_model_runs_code_or_reaches_out(
         assert not canary.has_sung(), name
         assert not asked, (name, asked)
     used = {name for name, outcome in outcomes.items() if outcome == "used"}
-    # A template that reaches for Python may be refused or ignored; it has left no trace above.
-    assert used - {"chat template"} == HARMLESS
+    assert used == HARMLESS
     counted("S2", "code in a folder of a model", len(MODEL_FOLDERS))
 
 

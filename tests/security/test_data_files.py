@@ -2,8 +2,12 @@
 official files of benchmarks that were damaged or forged. A fault is a counted sample or one line;
 nothing outside the folder is read or written."""
 
+import io
 import json
 import random
+import re
+import struct
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,6 +189,42 @@ def test_a_benchmark_names_no_file_outside_its_folder(folder: Path, counted: Cou
             read_coco_captions(path, images=coco / "val2014")
     path.write_bytes(data)
     counted("S6", "paths that leave a benchmark", 2)
+
+
+def zipped(header: bytes, **changed: int) -> bytes:
+    """An archive of an array whose header is written as it is; bytes of its directory changed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("header", "samples", "members"):
+            archive.writestr(
+                f"{name}.npy", b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+            )
+    data = bytearray(buffer.getvalue())
+    places = {"version": 6, "flags": 8, "method": 10}
+    for name, value in changed.items():
+        for entry in re.finditer(b"PK\1\2", bytes(data)):
+            data[entry.start() + places[name]] = value
+    return bytes(data)
+
+
+ARRAY = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2,)}"
+# Each of them raises something else in zipfile or numpy.
+ODD_ARCHIVES = {
+    "of a later version": zipped(ARRAY, version=217),
+    "encrypted": zipped(ARRAY, flags=1),
+    "packed in an unknown way": zipped(ARRAY, method=99),
+    "header that does not end": zipped(b"{'descr': '|u1', 'shape': (2,)"),
+    "header that is no Python": zipped(b"{'descr': 'u1'}}}"),
+    "array without end": zipped(ARRAY.replace(b"2,", b"%d," % 10**15)),
+    "array of more than 2^64": zipped(ARRAY.replace(b"2,", b"%d," % 10**30)),
+}
+
+
+def test_an_index_that_is_an_odd_archive_is_none(tmp_path: Path, counted: Counted) -> None:
+    for name, data in ODD_ARCHIVES.items():
+        (tmp_path / "a.index.npz").write_bytes(data)
+        assert load_index(tmp_path / "a.index.npz") is None, name
+    counted("S6", "indices that are odd archives", len(ODD_ARCHIVES))
 
 
 def test_a_damaged_index_or_manifest_is_made_anew_or_told(tmp_path: Path, counted: Counted) -> None:

@@ -11,17 +11,25 @@ import PIL.Image
 import pytest
 import soundfile
 
+import scripts.benchmark
 import scripts.compare_weighting
 import scripts.convert
+import scripts.demo
 import scripts.error_list
 import scripts.evaluate
 import scripts.export_checkpoint
+import scripts.fuzz
 import scripts.generate
+import scripts.house_numbers
+import scripts.instruct
 import scripts.model_card
+import scripts.parameters
+import scripts.parity
 import scripts.plan
 import scripts.prepare_data
 import scripts.quickstart
 import scripts.quickstart_flare
+import scripts.report
 from common.training.command_line import main as train
 from flamingo import recipes as flamingo_recipes
 from flare import recipes as flare_recipes
@@ -52,6 +60,15 @@ MAINS: dict[str, Main] = {
     "quickstart": scripts.quickstart.main,
     "quickstart-flare": scripts.quickstart_flare.main,
     "weighting": scripts.compare_weighting.main,
+    "benchmark": scripts.benchmark.main,
+    "demo": scripts.demo.main,
+    "errors": scripts.error_list.main,
+    "fuzz": scripts.fuzz.main,
+    "house": scripts.house_numbers.main,
+    "instruct": scripts.instruct.main,
+    "parameters": scripts.parameters.main,
+    "parity": scripts.parity.main,
+    "report": scripts.report.main,
     "flamingo": train_flamingo,
     "flare": train_flare,
 }
@@ -121,6 +138,53 @@ LINES = (
     "quickstart-flare --seed x",
     "weighting --steps many",
     "weighting --stepz 3",
+    *(f"demo --model {folder}" for folder in FOLDERS),
+    "demo",
+    "demo --model {root}/model --port many",
+    "demo --model {root}/model --port 70000",
+    "demo --model {root}/model --port -1",
+    "demo --model {root}/model --device gpu9",
+    "demo --model {root}/model --dtype fp8",
+    "demo --model {root}/model --modle x",
+    "demo --model {root}/model --max-image-mb nan",
+    *(f"instruct --model {folder} --folder {{root}}/new --silent" for folder in FOLDERS),
+    "instruct",
+    "instruct --model {root}/model --folder {root}/a.txt --silent",
+    "instruct --model {root}/model --folder {root}/new --silent --instruct-steps many",
+    "instruct --model {root}/model --folder {root}/new --silent --instruct-steps 0",
+    "instruct --model {root}/model --folder {root}/new --silent --mixed-steps -1",
+    "instruct --model {root}/model --folder {root}/new --silent --lora-rank 0",
+    "instruct --model {root}/model --folder {root}/new --silnt",
+    "instruct --model {root}/model --folder {root}/scored --silent",
+    *(f"report --model {folder} --out {{root}}/new" for folder in FOLDERS),
+    *(f"report --run {folder} --out {{root}}/new" for folder in FOLDERS),
+    *(f"report --evaluation {folder} --out {{root}}/new" for folder in FOLDERS),
+    *(f"report --alignment {folder} --out {{root}}/new" for folder in FOLDERS),
+    "report --recipe flamingo_80 --out {root}/new",
+    "report --model {root}/model --out {root}/a.txt",
+    "report --model {root}/model --out {root}/new --power-w nan",
+    "report --model {root}/model --out {root}/new --power-w -3",
+    "report --evaluation {root}/scored --out {root}/new",
+    "report --alignment {root}/scored --out {root}/new",
+    "report --runn {root}/model",
+    "parameters flamingo_80",
+    "parameters --all",
+    "parity --ful",
+    "parity wavlm",
+    "house --ful",
+    "benchmark",
+    "benchmark losss",
+    "benchmark loss --jsn",
+    "benchmark loss data --plot a.png",
+    "benchmark loss --plot",
+    "fuzz",
+    "fuzz tarr",
+    "fuzz tar --seconds 0",
+    "fuzz tar --seconds many",
+    "fuzz tar --folder {root}/a.txt",
+    "fuzz tar --secnds 3",
+    "errors --chek",
+    "errors all",
     "flamingo flamingo_tinny",
     "flamingo flamingo_tiny --stepz 3",
     "flamingo flamingo_tiny --steps 0",
@@ -152,6 +216,9 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "other" / "config.json").write_text(json.dumps({"model_type": "vit"}))
     (root / "a.txt").write_text("A text.\n")
     (root / "cut.json").write_text('{"suite": ')
+    (root / "scored").mkdir()
+    for name in ("score_trained.json", "results.json"):
+        (root / "scored" / name).write_text('{"suite": ')
     PIL.Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(root / "a.png")
     (root / "cut.png").write_bytes((root / "a.png").read_bytes()[:60])
     soundfile.write(root / "a.wav", np.linspace(-0.5, 0.5, 900), 16_000)

@@ -19,6 +19,7 @@ from common.data.quality.hashing import HASHED_SIDE, perceptual_hash
 from common.data.quality.sample import SampleSource, read_sample
 from common.data.quality.survey import Reasons, Survey
 from common.data.shards.files import write_atomically
+from common.data.shards.index import STORAGE_ERRORS
 from common.data.shards.records import EXTENSIONS
 from common.errors import UserError
 
@@ -89,7 +90,7 @@ def load_images(path: Path) -> EvaluationImages:
         hashes = np.load(path, allow_pickle=False)
         entry = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         names, unhashed = tuple(entry["names"]), tuple(entry["unhashed"])
-    except (OSError, ValueError, KeyError, EOFError, TypeError, RecursionError) as error:
+    except STORAGE_ERRORS as error:
         raise UserError(f"{path} and its .json are no hash table; build them again") from error
     if hashes.dtype != np.uint64 or hashes.shape != (len(names),):
         raise UserError(f"{path} does not fit its .json; build both again")

@@ -3,6 +3,9 @@ and how large, as numpy arrays in `NAME.index.npz` beside the shard. Indices of 
 usable ones; the rest are counted by cause."""
 
 import json
+import lzma
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -34,16 +37,22 @@ SAMPLE = np.dtype(
     ]
 )
 MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("crc32", "<u4"), ("extension", "<u4")])
-# What numpy raises on a damaged file.
+# What numpy raises on a damaged file: zipfile's and the packers' own among it.
 STORAGE_ERRORS = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     EOFError,
-    RecursionError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
 )
 
 
