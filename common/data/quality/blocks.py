@@ -1,11 +1,13 @@
 """Results on disk by blocks of samples, each a file that appears whole: what a stopped run had
 finished is there for the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from common.data.shards.files import write_atomically
+from common.data.shards.index import STORAGE_ERRORS
 from common.errors import UserError
 
 BLOCK = 10_000  # samples
@@ -31,6 +33,18 @@ def claim_folder(folder: Path, claim: str) -> None:
 def block_path(folder: Path, start: int, *, suffix: str) -> Path:
     """File of the block that begins with sample `start`."""
     return folder / f"{start:010d}{suffix}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: what is done meanwhile finds the block damaged.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise UserError(f"{path} is damaged; remove it, and it is made again") from error
 
 
 def write_text(path: Path, text: str) -> None:

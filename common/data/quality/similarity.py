@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from common.data.quality.blocks import BLOCK, Progress, block_path, claim_folder
+from common.data.quality.blocks import BLOCK, Progress, block_path, claim_folder, reading
 from common.data.quality.sample import Picture, SampleSource
 from common.data.quality.survey import Reasons
 from common.data.shards.files import write_atomically
@@ -88,14 +88,18 @@ def similarities(
     `claim`: names the source and the encoder, so that a folder is never used for others.
 
     Raises:
-        UserError: the folder belongs to another claim; a sample is bad that the survey could read.
+        UserError: the folder belongs to another claim, or its files are damaged; a sample is bad
+            that the survey could read.
     """
     claim_folder(folder, json.dumps({"similarities": claim}))
     blocks, starts = [], range(0, len(source), BLOCK)
     for done, start in enumerate(starts, start=1):
         path = block_path(folder, start, suffix=".npy")
         wanted = reasons[start : start + BLOCK] == ""
-        found = np.load(path) if path.exists() else np.full(len(wanted), np.nan, dtype=np.float32)
+        found = np.full(len(wanted), np.nan, dtype=np.float32)
+        if path.exists():
+            with reading(path):
+                found[:] = np.load(path, allow_pickle=False).reshape(len(wanted))
         missing = start + np.flatnonzero(wanted & np.isnan(found))
         for first in range(0, len(missing), batch_size):
             batch = missing[first : first + batch_size]

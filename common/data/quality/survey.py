@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, Shaped, UInt64
 
 from common.data.faults import BadSample
 from common.data.processes import in_processes
-from common.data.quality.blocks import BLOCK, Progress, block_path, claim_folder
+from common.data.quality.blocks import BLOCK, Progress, block_path, claim_folder, reading
 from common.data.quality.hashing import HASHED_SIDE, digest, perceptual_hash
 from common.data.quality.minhash import PLACES, Signature, Signatures, signature
 from common.data.quality.rules import Rule
@@ -140,7 +140,7 @@ def _write_block(source: SampleSource, rules: tuple[Rule, ...], folder: Path, st
 
 
 def _load(path: Path) -> Survey:
-    with np.load(path, allow_pickle=False) as arrays:
+    with reading(path), np.load(path, allow_pickle=False) as arrays:
         return Survey(**{**arrays, "reasons": arrays["reasons"].astype(np.object_)})
 
 

@@ -234,6 +234,10 @@ def test_a_stopped_survey_goes_on_and_refuses_other_rules(
     assert all((getattr(found, name) == value).all() for name, value in vars(straight).items())
     with pytest.raises(UserError, match="holds blocks of other data or settings"):
         survey(source, tmp_path, source_digest="x", num_workers=1, rules=[TextLength()])
+    block = sorted(tmp_path.glob("*.npz"))[1]
+    block.write_bytes(block.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{block.name} is damaged"):
+        survey(source, tmp_path, source_digest="x", num_workers=1, rules=rules)
 
 
 def test_evaluation_images_are_found_and_named(tmp_path: Path) -> None:
@@ -340,6 +344,10 @@ def test_pairs_below_the_threshold_go_and_scores_are_asked_for_once(tmp_path: Pa
         source, np.full(5, "", dtype=object), tmp_path, score=score, claim="tiny", batch_size=2
     )
     assert asked[2:] == [["0.9"]]
+    (block,) = tmp_path.glob("*.npy")
+    np.save(block, np.zeros(1, dtype=np.float32))
+    with pytest.raises(UserError, match=rf"{block.name} is damaged"):
+        similarities(source, reasons, tmp_path, score=score, claim="tiny", batch_size=3)
 
 
 def test_shards_are_filtered_from_end_to_end(tmp_path: Path) -> None:
