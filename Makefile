@@ -54,7 +54,7 @@ test: check  ## everything that runs without a GPU: the fast part, then the slow
 	$(EAGER) -m "slow and not gpu and not nightly"
 	$(if $(COMPILED),$(PYTEST) -m "not gpu" $(COMPILED))
 
-nightly: $(STAMP)  ## hundreds of kills of both models (not part of `make test`)
+nightly: $(STAMP)  ## hundreds of kills of both models, more shards and schedules (not in `make test`)
 	$(PYTEST) -m nightly --matrix=runs/nightly
 
 matrix: $(STAMP)  ## count the faults that the tests survive into docs/reliability.md

@@ -81,7 +81,11 @@ ROWS = {
         "equal to a slow reference, exactly or to 1e-5",
         800,
     ),
-    "S1": Row("hostile safetensors", "refused by the ValueError family, in time and memory", 516),
+    "S1": Row(
+        "hostile safetensors",
+        "refused by the ValueError family, in time and memory, or read as the header says",
+        516,
+    ),
     "S2": Row("pickle and code in a model folder", "nothing is executed, nothing is fetched", 12),
     "S3": Row("hostile configuration", "one line that names the key; nothing is allocated", 340),
     "S4": Row("hostile images", "a picture of fixed shape or a counted skip", 330),
