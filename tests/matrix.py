@@ -105,7 +105,12 @@ class Counted(Protocol):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--matrix", type=Path, help="folder for the counts of the reliability matrix")
+    # Absolute: a test may be in a folder of its own when it is counted.
+    parser.addoption(
+        "--matrix",
+        type=lambda folder: Path(folder).absolute(),
+        help="folder for the counts of the reliability matrix",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
